@@ -152,6 +152,10 @@ class BatchDecisions:
         self._tracker.add(at_unit_temperature(steps, temperatures), elapsed)
         self._normalised = self._tracker.result()
 
+    def forget_pending(self) -> None:
+        """Gives up the observations of updates that were recorded, and lost by an interruption."""
+        self._pending = []
+
     def pack(self) -> dict[str, FloatArray]:
         """Returns the state as arrays by name, once everything recorded was added."""
         critical = math.nan if self.critical_batch_size is None else self.critical_batch_size

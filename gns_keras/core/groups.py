@@ -143,6 +143,7 @@ def observe_groups(
     sizes = np.broadcast_to(sizes, norms.shape)
     used = sizes > 0
     total = sizes.sum(axis=1)
+    overflown = (used & ~np.isfinite(norms)).any(axis=1)
     if mean_weights is None:
         weights = sizes / np.where(total > 0, total, 1.0)[:, None]
     else:
@@ -150,7 +151,7 @@ def observe_groups(
     safe = np.where(used, sizes, 1.0)
     return observe_steps(
         (sizes * np.where(used, norms, 0.0)).sum(axis=1),
-        mean,
+        np.where(overflown, np.nan, mean),  # The step is left out, as one of replicas is.
         num_groups=used.sum(axis=1),
         inverse_size=np.where(used, weights**2 / safe, 0.0).sum(axis=1),
         group_size=total,

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from gns_keras.sweep.run import RunSettings
+from gns_keras.training import checks
 
 
 def build_alone(
@@ -26,7 +27,7 @@ def build_alone(
 
     Raises:
         Exception: What `build_model` raised.
-        ValueError: It returned no compiled model.
+        ValueError: It returned no compiled model, or one with nothing to train.
     """
     outcome: list[Any] = []
 
@@ -91,6 +92,7 @@ def _checked(model: Any, inputs: Any) -> keras.Model:
         )
     if not model.built:
         model(inputs)
+    checks.refuse_untrainable(model)
     return model
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gns_keras.core.json_records import record_from_json, record_to_json
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_policy import RunKey
 
@@ -53,7 +54,9 @@ class Store:
         lease_s: Seconds after which a claim lapses that nobody has renewed.
 
     Raises:
-        ValueError: The file belongs to another configuration, has another schema, or is no store.
+        ValueError: The file belongs to another configuration, has another schema, is damaged, or is
+            no store.
+        OSError: It cannot be opened or written.
     """
 
     def __init__(
@@ -69,26 +72,23 @@ class Store:
         self._lease_s = lease_s
         # One connection for the sweep and its heartbeat, one at a time.
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(
-            ":memory:" if path is None else os.fspath(path),
-            timeout=_BUSY_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        with self._told():
+            self._connection = sqlite3.connect(
+                ":memory:" if path is None else os.fspath(path),
+                timeout=_BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
         try:
-            self._open(configuration)
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise ValueError(
-                f"Expected a sweep store, or a new file. Received {path}: {error}."
-            ) from error
-        except ValueError:
+            with self._told():
+                self._open(configuration)
+        except BaseException:
             self._connection.close()
             raise
 
     def records(self) -> list[RunRecord]:
         """All finished runs, by batch size, learning rate and seed."""
-        with self._lock:
+        with self._lock, self._told():
             cursor = self._connection.execute(
                 "SELECT * FROM runs ORDER BY batch_size, learning_rate, seed"
             )
@@ -148,7 +148,7 @@ class Store:
         def beat() -> None:
             while not stopped.wait(self._lease_s / 4):
                 # Another process may hold the file for long; the next beat will do.
-                with contextlib.suppress(sqlite3.OperationalError):
+                with contextlib.suppress(OSError):
                     self.renew()
 
         thread = threading.Thread(target=beat, name="sweep-heartbeat", daemon=True)
@@ -158,7 +158,9 @@ class Store:
         finally:
             stopped.set()
             thread.join()
-            self.release()
+            # Claims that cannot be given up lapse; the body's own error is the one to be seen.
+            with contextlib.suppress(OSError):
+                self.release()
             self._connection.close()
 
     def _alive(self, host: str, pid: int, expires: float, now: float) -> bool:
@@ -192,7 +194,7 @@ class Store:
                     f"Expected a sweep store, or a new file. Received {self.path}, a database of "
                     "something else."
                 )
-            version = connection.execute("SELECT version FROM schema_version").fetchone()[0]
+            version = connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
             found = dict(connection.execute("SELECT name, value FROM configuration"))
         if version != SCHEMA_VERSION:
             raise ValueError(
@@ -209,18 +211,48 @@ class Store:
                     for n in different
                 )
             )
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Reads everything once, so that damage is met now and not as an odd number later."""
+        (verdict,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise ValueError(_damaged(self.path, verdict))
+        try:
+            for record in self.records():
+                record_from_json(RunRecord, record_to_json(record, 1), 1)
+            self._connection.execute("SELECT expires FROM claims")
+        except (OSError, TypeError, ValueError, sqlite3.OperationalError) as error:
+            raise ValueError(_damaged(self.path, error)) from error
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Runs the body alone among all processes; its changes stay all or not at all."""
-        with self._lock:
+        with self._lock, self._told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends it itself on a full disk.
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says of SQLite's errors which file it is about, and what to do."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"The sweep store {self.path} cannot be read or written: {error}. Its folder must "
+                "exist and be writable, with room on the disk. Runs that had finished are kept: "
+                "start the sweep again to go on."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"Expected a sweep store, or a new file. Received {self.path}: {error}."
+            ) from error
 
 
 def _values(key: RunKey) -> tuple[int, float, int]:
@@ -234,6 +266,13 @@ def _record(row: dict[str, Any]) -> RunRecord:
         **row,
         steps_to=tuple(math.nan if steps is None else float(steps) for steps in steps_to),
         last_loss=math.nan if last_loss is None else last_loss,
+    )
+
+
+def _damaged(path: Path | None, what: Any) -> str:
+    return (
+        f"The sweep store {path} is damaged: {what}. Restore it from a copy, or use a new file and "
+        "run the sweep again."
     )
 
 

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gns_keras.training.example_source import refuse_ragged
+
 BLOCK_EXAMPLES = 8192  # Examples between two looks at the goals.
 BLOCK_BYTES = 64 * 2**20  # The same for a tf.data.Dataset, whose blocks are copied to memory.
 SHUFFLE_BUFFER = 16_384
@@ -30,9 +32,11 @@ class ArraySource:
 
     Raises:
         ValueError: The arrays do not have the same number of examples, or none.
+        TypeError: They are ragged.
     """
 
     def __init__(self, data: Any) -> None:
+        refuse_ragged(data)
         lengths = {len(array) for array in keras.tree.flatten(data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Carrying runs to whatever executes them: this thread, other threads, processes, machines."""
 
 import contextlib
+import os
 import pickle
 import tempfile
 import threading
@@ -22,6 +23,9 @@ from gns_keras.sweep.stream import Source, open_source
 # Workbenches of this process by sweep. A worker of a pool may see several sweeps.
 _WORKBENCHES: dict[str, Workbench] = {}
 _OPENING = threading.Lock()
+# Processes in which runs were made, from here back to the first one. TensorFlow's threads do not
+# follow into a forked process, where a run would wait for them for ever.
+_LINEAGE: set[int] = set()
 _MAX_WORKBENCHES = 2
 
 
@@ -88,6 +92,7 @@ class InlineExecutor(Executor):
 def open_workbench(sweep: str, job: Job, source: Source) -> Workbench:
     """Makes the workbench of a sweep in the process that leads it."""
     with _OPENING:
+        _LINEAGE.add(os.getpid())
         _WORKBENCHES[sweep] = Workbench(job.build_model, source, job.settings)
         return _WORKBENCHES[sweep]
 
@@ -99,8 +104,18 @@ def close_workbench(sweep: str) -> None:
 
 
 def execute(job: Job, key: RunKey) -> RunRecord:
-    """Runs once, wherever it is called."""
+    """Runs once, wherever it is called.
+
+    Raises:
+        RuntimeError: The process was forked from one that had used TensorFlow for a sweep.
+    """
+    if _LINEAGE and os.getpid() not in _LINEAGE:
+        raise RuntimeError(
+            "TensorFlow cannot go on in a forked process. Received an executor that forks. Use "
+            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or threads."
+        )
     with _OPENING:
+        _LINEAGE.add(os.getpid())
         bench = _WORKBENCHES.get(job.sweep)
         if bench is None:
             while len(_WORKBENCHES) >= _MAX_WORKBENCHES:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from gns_keras.core.batch_decisions import BatchDecisions
 from gns_keras.core.batch_policy import PresetBatchSizes
@@ -86,7 +87,14 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         keep_half_life: bool = False,
     ) -> None:
         super().__init__()
-        _refuse_arguments(exchange_rate, update_every, learning_rate_rule)
+        checks.refuse_scheduler_arguments(exchange_rate, update_every, BatchSession.CAPACITY)
+        if learning_rate_rule not in (None, "auto") and not isinstance(
+            learning_rate_rule, LearningRateRule
+        ):
+            raise ValueError(
+                'Expected `learning_rate_rule` to be "auto", None or a LearningRateRule. '
+                f"Received: {learning_rate_rule!r}."
+            )
         self._options = SessionOptions(
             min_batch_size=min_batch_size,
             max_batch_size=max_batch_size,
@@ -107,7 +115,7 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         self._watched: Any = None
         self._stock: Any = None
         self._iterator: Any = None
-        self._epoch_begun = False
+        self._due = False
         self._is_new = True
         self._silenced: warnings.catch_warnings | None = None
 
@@ -146,6 +154,7 @@ class BatchSizeScheduler(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Refuses what cannot be scheduled, and takes part in the saving of the model."""
         super().set_model(model)
+        checks.refuse_foreign(model)  # Others have no `distribute_strategy`.
         checks.refuse_unsupported(model, model.distribute_strategy)
         self._control = self._make_control(model.optimizer)
         if self._watched is not None and self._watched is not model:
@@ -169,16 +178,20 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         ):
             raise RuntimeError(ANOTHER_CALLBACK)
         self._stock = self.model.train_function
-        self._iterator = None
+        self._iterator, self._due = None, False
         self._is_new = True
         keras_private.set_train_function(self.model, self._run)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes that the next iterator belongs to this fit."""
-        self._epoch_begun = True
+        """Notes that the next iterator is another one."""
+        self._iterator = None
         if self.model.train_function != self._run:
             keras_private.set_train_function(self.model, self._stock)
             raise RuntimeError(ANOTHER_CALLBACK)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes that the next call of the train function belongs to this fit."""
+        self._due = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds what the update was made with to the logs."""
@@ -202,11 +215,13 @@ class BatchSizeScheduler(keras.callbacks.Callback):
 
     def _run(self, iterator: Any) -> Any:
         """The model's train function for the length of `fit`."""
-        if iterator is not self._iterator and not self._epoch_begun:
+        if not isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            return self._stock(iterator)  # From train_on_batch, in another callback.
+        if not self._due or self._iterator not in (None, iterator):
             # A fit that ended in an error could not call on_train_end; this is another one.
             self._stop()
             return self._stock(iterator)
-        self._iterator, self._epoch_begun = iterator, False
+        self._iterator, self._due = iterator, False
         try:
             session = self._ready_session()
             if self._is_new:
@@ -276,23 +291,3 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         self._memory = stored.get("memory")
         if self._session is not None:
             self._session.memory = self._memory
-
-
-def _refuse_arguments(exchange_rate: Any, update_every: Any, rule: Any) -> None:
-    numeric = isinstance(exchange_rate, int | float) and exchange_rate > 0
-    if exchange_rate != "auto" and not numeric:
-        raise ValueError(
-            'Expected `exchange_rate` to be "auto" or the number of examples that are worth one '
-            f"step. Received: {exchange_rate!r}."
-        )
-    counts = isinstance(update_every, int) and 1 <= update_every <= BatchSession.CAPACITY
-    if update_every != "auto" and not counts:
-        raise ValueError(
-            'Expected `update_every` to be "auto" or a number of updates from 1 to '
-            f"{BatchSession.CAPACITY}. Received: {update_every!r}."
-        )
-    if rule is not None and rule != "auto" and not isinstance(rule, LearningRateRule):
-        raise ValueError(
-            'Expected `learning_rate_rule` to be "auto", None or a LearningRateRule. '
-            f"Received: {rule!r}."
-        )

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from gns_keras.core.batch_decisions import BatchDecisions
 from gns_keras.core.batch_ladder import Realisation, realise, realise_in_groups
 from gns_keras.core.batch_policy import BatchLimit, BatchPolicy, PresetBatchSizes, tightest_limit
+from gns_keras.core.groups import StepObservations
 from gns_keras.training import checks, keras_private
 from gns_keras.training.granules import GranuleSource
 from gns_keras.training.learning_rate_control import LearningRateControl, UpdateNumbers
@@ -142,6 +143,7 @@ class BatchSession:
                 keras_private.build_state(model, batch)
             elif not model.built:  # A step of one's own may not use the compiled loss.
                 model(keras.utils.unpack_x_y_sample_weight(batch)[0])
+        checks.refuse_unsupported(model, model.distribute_strategy)  # It has its weights now.
         if not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
@@ -177,8 +179,14 @@ class BatchSession:
             self._sync()
 
     def end(self) -> None:
-        """After the last update, or one that was interrupted."""
-        self.read()
+        """After the last update, or one that was interrupted at any point."""
+        recorded, pending = self._recorder.read()[0], self._decisions.num_pending
+        if len(recorded.num_examples) >= pending:
+            # Of an update that was not counted there may be a row, after the others.
+            self._decisions.add(_first(recorded, pending))
+        else:
+            self._decisions.forget_pending()  # They had been read, and not yet added.
+        self._sync()
         if self._loop is not None:
             self._loop.start_over()
 
@@ -250,3 +258,8 @@ class BatchSession:
         if message is not None:
             self._warned = True
             warnings.warn(message, stacklevel=2)
+
+
+def _first(steps: StepObservations, count: int) -> StepObservations:
+    kept = {field.name: getattr(steps, field.name)[:count] for field in fields(steps)}
+    return StepObservations(**kept)

@@ -1,6 +1,7 @@
 """What a model has in it that changes the meaning of its noise scale, or takes it away."""
 
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,16 +12,47 @@ _BATCH_COUPLED_LOSSES = ("circle",)
 _WHOLE_BATCH_LOSSES = ("dice", "tversky")
 
 
+def refuse_foreign(model: Any) -> None:
+    """Raises where the model is none of Keras 3 with the TensorFlow backend.
+
+    Raises:
+        RuntimeError: Another backend than TensorFlow.
+        TypeError: A model of tf-keras 2, or something else.
+    """
+    keras_private.require_tensorflow_backend()
+    if not isinstance(model, keras.Model):
+        kind = type(model)
+        raise TypeError(
+            f"Expected a keras.Model of Keras 3. Received: {kind.__module__}.{kind.__qualname__}. "
+            "Build it with `import keras`; models of tf-keras 2 (`tf_keras`, or `tf.keras` under "
+            "TF_USE_LEGACY_KERAS=1) have another train step."
+        )
+
+
+def refuse_untrainable(model: keras.Model) -> None:
+    """Raises where a built model has nothing to train.
+
+    Raises:
+        ValueError: It has no trainable weights.
+    """
+    if model.built and not model.trainable_variables:
+        raise ValueError(
+            f"{type(model).__name__} has no trainable weights, so there is no gradient to measure. "
+            "Set `trainable=True` on the layers to train."
+        )
+
+
 def refuse_unsupported(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     """Raises where a noise scale would be meaningless or cannot be measured.
 
     Raises:
         RuntimeError: Another backend than TensorFlow.
+        TypeError: A model of another kind.
         ValueError: The model is not compiled, or has no trainable weights.
         NotImplementedError: Parameter servers, several optimizers, batch-coupled losses, or
             batch normalization synchronized over replicas.
     """
-    keras_private.require_tensorflow_backend()
+    refuse_foreign(model)
     if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
         raise NotImplementedError(
             "Keras 3 does not train under ParameterServerStrategy (keras-team/keras issue 18624), "
@@ -39,11 +71,7 @@ def refuse_unsupported(model: keras.Model, strategy: tf.distribute.Strategy) -> 
             f"{type(model).__name__} has no optimizer. Call `model.compile(optimizer=..., "
             "loss=...)` first."
         )
-    if model.built and not model.trainable_variables:
-        raise ValueError(
-            f"{type(model).__name__} has no trainable weights, so there is no gradient to measure. "
-            "Set `trainable=True` on the layers to train."
-        )
+    refuse_untrainable(model)
     _refuse_coupled(model, strategy)
 
 
@@ -98,6 +126,31 @@ def refuse_monitor_arguments(microbatches: int | str, metric: str) -> None:
         )
     if metric not in ("euclidean", "adam"):
         raise ValueError(f'Expected `metric` "euclidean" or "adam". Received: {metric!r}.')
+
+
+def refuse_scheduler_arguments(exchange_rate: Any, update_every: Any, most_updates: int) -> None:
+    """Checks arguments of `BatchSizeScheduler`.
+
+    Args:
+        exchange_rate: As given.
+        update_every: As given.
+        most_updates: Updates that can be recorded between two looks at them.
+
+    Raises:
+        ValueError: No positive number, or no number of updates.
+    """
+    numeric = isinstance(exchange_rate, int | float) and exchange_rate > 0
+    if exchange_rate != "auto" and not numeric:
+        raise ValueError(
+            'Expected `exchange_rate` to be "auto" or the number of examples that are worth one '
+            f"step. Received: {exchange_rate!r}."
+        )
+    counts = isinstance(update_every, int) and 1 <= update_every <= most_updates
+    if update_every != "auto" and not counts:
+        raise ValueError(
+            'Expected `update_every` to be "auto" or a number of updates from 1 to '
+            f"{most_updates}. Received: {update_every!r}."
+        )
 
 
 def refuse_microbatches(microbatches: int | str, strategy: tf.distribute.Strategy) -> None:

@@ -77,6 +77,19 @@ class ExampleSource:
         return keras.tree.map_structure(lambda array: tf.gather(array, rows), self._arrays)
 
 
+def refuse_ragged(data: Any) -> None:
+    """Raises where arrays are expected and ragged tensors are among them.
+
+    Raises:
+        TypeError: With what to do instead.
+    """
+    if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(data)):
+        raise TypeError(
+            "Expected arrays with one shape for all examples. Received a ragged tensor. Pad it "
+            "with `.to_tensor()` and mask the padding, or give a tf.data.Dataset."
+        )
+
+
 def _checked_arrays(data: Any) -> Any:
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise TypeError(
@@ -85,6 +98,7 @@ def _checked_arrays(data: Any) -> Any:
             "tf.data.Dataset.from_generator(...).batch(32)."
         )
     parts = tuple(part for part in data if part is not None)
+    refuse_ragged(parts)
     with tf.device("CPU:0"):
         arrays = keras.tree.map_structure(tf.convert_to_tensor, parts)
     shapes = [tuple(array.shape) for array in keras.tree.flatten(arrays)]
@@ -98,7 +112,7 @@ def _checked_arrays(data: Any) -> Any:
 
 
 def _batch_size_of(data: tf.data.Dataset) -> int:
-    """Returns the size of the batches: static, or that of the first one."""
+    """Returns the size of the batches: static, or that of the first one with examples."""
     spec = keras.tree.flatten(data.element_spec)
     shapes = [getattr(component, "shape", tf.TensorShape(None)) for component in spec]
     first = {shape[0] if shape.rank else "none" for shape in shapes if shape.rank is not None}
@@ -110,8 +124,10 @@ def _batch_size_of(data: tf.data.Dataset) -> int:
     (size,) = first
     if size is not None:
         return int(size)
-    for element in data.take(1):
-        return int(keras.tree.flatten(element)[0].shape[0])
+    for element in data:
+        size = int(keras.tree.flatten(element)[0].shape[0])
+        if size:
+            return size
     raise ValueError("Expected a tf.data.Dataset with at least one batch. Received an empty one.")
 
 

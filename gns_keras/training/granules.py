@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gns_keras.training import keras_private
+
 Granule = Any  # A batch, with one value per replica in its leaves under a strategy.
 Shape = tuple[tuple[int, ...], ...]
 
@@ -14,7 +16,7 @@ class GranuleSource:
     """Takes granules off Keras' iterator.
 
     Fetching is a program of its own: nothing else runs when the data end, and a part that fails can
-    be tried again with the same data.
+    be tried again with the same data. Batches without examples are passed over.
 
     Args:
         strategy: Strategy under which the model trains.
@@ -42,6 +44,21 @@ class GranuleSource:
         return peeked + [one for _ in range(count - 1) for one in self._fetched(iterator, 1)]
 
     def _fetched(self, iterator: Any, count: int) -> list[Granule]:
+        """Returns `count` granules that hold examples; fewer at the end of the data."""
+        found: list[Granule] = []
+        while len(found) < count:
+            wanted = count - len(found)
+            more = self._next(iterator, wanted)
+            found += [granule for granule in more if self._holds_examples(granule)]
+            if len(more) < wanted:
+                break
+        return found
+
+    def _holds_examples(self, granule: Granule) -> bool:
+        # Workers have to skip alike, and none of them sees the rows of the others.
+        return keras_private.has_several_workers(self._strategy) or any(self.rows(granule))
+
+    def _next(self, iterator: Any, count: int) -> list[Granule]:
         if isinstance(iterator, tf.data.Iterator):  # A program would take twice as long to ask.
             found = list(itertools.islice(iterator, count))
         else:

@@ -150,6 +150,7 @@ class NoiseScaleMonitor(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Refuses what cannot be measured, and takes part in the saving of the model."""
         super().set_model(model)
+        checks.refuse_foreign(model)  # Others have no `distribute_strategy`.
         checks.refuse_unsupported(model, model.distribute_strategy)
         if self.metric == "adam":
             checks.refuse_without_second_moments(model.optimizer)

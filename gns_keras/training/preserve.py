@@ -51,7 +51,11 @@ def preserved(model: keras.Model) -> Iterator[None]:
     try:
         yield
     finally:
-        snapshot.restore()
+        try:
+            snapshot.restore()
+        except KeyboardInterrupt:  # In the middle of this: put everything back, then stop.
+            snapshot.restore()
+            raise
 
 
 class _Snapshot:

@@ -1,0 +1,170 @@
+"""The calibration benchmark: what it measures and predicts is right where the answer is known."""
+
+import functools
+import math
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from gns_keras.core.goals import Goal
+from gns_keras.core.run_record import RunRecord
+from gns_keras.core.sweep_result import SweepRecord
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import calibration_predictors as predictors
+import calibration_run
+import calibration_tasks
+
+
+def run_of(scale: float, steps: int = 1000) -> dict:
+    """A run whose noise scale is known; its snapshots scatter by a factor of 2 either way."""
+    snapshots = [{"simple": [scale * f, 1.0, 0.0, 0.0]} for f in (0.5, 1.0, 2.0)]
+    at = [10, 30, 100, 300]
+    return {
+        "steps_to": [float(steps)],
+        "points": [
+            {
+                "steps": step,
+                "snapshots": snapshots,
+                "half": {},
+                "mean": [{"simple": [3 * scale, 1.0, 0.0, 0.0]}] * 2,
+                "curvature": {"trace": scale / 2, "grad": 1.0},
+            }
+            for step in at
+        ],
+        # With 8 examples, 4 groups: |g|^2 = 1 + scale/8 and sum b|g_j|^2 = 8 + 4 scale.
+        "series": [[1.0, 8 + 4 * scale, 1 + scale / 8]] * steps,
+    }
+
+
+def test_a_constant_noise_scale_is_predicted_by_every_average() -> None:
+    found = predictors.predict([run_of(100.0), run_of(100.0)], [], 0, 8, half_life=64.0)
+    for name in ("running", "frozen"):
+        assert found[name].value == pytest.approx(100.0)
+    assert found["pairs"].value == pytest.approx(100 * 3.5 / 3)
+    assert found["mean"].value == pytest.approx(300.0)
+    assert found["hessian"].value == pytest.approx(50.0)
+    assert math.isnan(found["adam"].value)
+    assert math.isnan(found["branch"].value)
+
+
+def test_two_runs_make_an_interval() -> None:
+    # ln 80 and ln 125: mean ln 100, standard error ln(1.25), t of one degree of freedom.
+    found = predictors.predict([run_of(80.0), run_of(125.0)], [], 0, 8, half_life=64.0)["frozen"]
+    assert found.value == pytest.approx(100.0)
+    assert math.log(found.interval[1] / found.value) == pytest.approx(12.706 * math.log(1.25), 1e-3)
+
+
+def test_progress_weighs_the_average() -> None:
+    # Points stand for 0 to sqrt(5000) and on to 100 steps; noise scales 8 and 24 at batch size 8:
+    # ds = 70.71/2 and 29.29/4.
+    run = run_of(8.0, steps=100)
+    run["points"] = run["points"][:2]
+    run["points"][0]["steps"], run["points"][1]["steps"] = 47, 97
+    run["points"][1]["snapshots"] = [{"simple": [24.0, 1.0, 0.0, 0.0]}] * 3
+    middle = math.sqrt(50 * 100)
+    weights = np.array([middle / 2, (100 - middle) / 4])
+    found = predictors._of_run("frozen", run, 100.0, 8)
+    assert found == pytest.approx(weights @ [8.0, 24.0] / weights.sum())
+
+
+def test_the_truth_has_no_delay() -> None:
+    # S = 20 + 8000/B, late by d/(1 - d) steps, at two learning rates of which one is worse.
+    records = []
+    for size in (8, 64, 512, 4096):
+        for rate, worse in ((0.1, 1.0), (0.2, 1.5)):
+            steps = worse * (20 + 8000 / size) + predictors.delay(size, 1024.0)
+            records.append(
+                RunRecord(
+                    batch_size=size, learning_rate=rate, seed=0, status="reached", reason="",
+                    steps=math.ceil(steps), examples=math.ceil(steps) * size, steps_to=(steps,),
+                    last_loss=0.1, seconds=1.0,
+                )
+            )  # fmt: skip
+    result = SweepRecord(
+        goals=(Goal(threshold=0.5),), seeds=(0,), records=tuple(records), base_learning_rate=0.1,
+        base_batch_size=8, max_examples=10**6, half_life=1024.0, optimizer="SGD", alpha=1.0,
+    )  # fmt: skip
+    assert predictors.truth(result, 0.5).critical_batch_size == pytest.approx(400.0)
+
+
+@pytest.fixture(name="training")
+def small_training(monkeypatch: pytest.MonkeyPatch) -> calibration_run.MeasuredTraining:
+    """A tiny task on random images."""
+    rng = np.random.default_rng(0)
+    images = rng.random((300, 2, 2, 1)).astype(np.float32)
+    labels = rng.integers(0, 3, 300)
+    arrays = functools.cache(lambda name, side: (images, labels))
+    monkeypatch.setattr(calibration_tasks, "image_arrays", arrays)
+    calibration_tasks.image_table.cache_clear()
+    monkeypatch.setattr(calibration_run, "CHUNK", 8)
+    task = calibration_tasks.Task(
+        name="random_mlp_adam", role="fit", data="random", body=calibration_tasks.mlp(5, 3), side=2,
+        optimizer="adam", learning_rate=0.01, levels_off=100.0, batch_sizes=(4, 16), goals=(0.5,),
+        max_examples=2560,
+    )  # fmt: skip
+    yield calibration_run.MeasuredTraining(task)
+    calibration_tasks.image_table.cache_clear()
+
+
+@pytest.mark.slow
+def test_watched_training_is_ordinary_training(
+    training: calibration_run.MeasuredTraining,
+) -> None:
+    training.restart(5, 0.02)
+    rows = training.rows(5, 4)[:11]  # More than one chunk, and not a whole number of them.
+    values = training.train(rows)
+    keras.utils.set_random_seed(5)
+    plain = training.task.build_model()
+    plain.optimizer.learning_rate = 0.02
+    x, y = training.task.examples()
+    losses = [plain.train_on_batch(x[batch], y[batch]) for batch in rows]
+    # float32 sums in another order.
+    np.testing.assert_allclose(values[:, 0], losses, rtol=2e-5)
+    for mine, other in zip(
+        training.model.trainable_variables, plain.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(mine.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_group_gradients_are_those_of_the_model(
+    training: calibration_run.MeasuredTraining,
+) -> None:
+    import tensorflow as tf
+
+    training.restart(5, 0.02)
+    rows = training.rows(7, 16)[:6]
+    x, y = training.task.examples()
+    for found, batch in zip(training.group_gradients(rows), rows, strict=True):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(
+                    y[batch], training.model(x[batch]), from_logits=True
+                )
+            )
+        expected = tape.gradient(loss, [v.value for v in training.model.trainable_variables])
+        flat = np.concatenate([np.ravel(part) for part in expected])
+        np.testing.assert_allclose(found, flat, rtol=1e-4, atol=1e-7)
+
+
+def test_snapshots_agree_with_known_noise() -> None:
+    # tr Sigma = 40 * 9 per example, |G|^2 = 40 * 0.25; groups of 16. Three standard errors.
+    rng = np.random.default_rng(3)
+    groups = (0.5 + rng.normal(scale=3 / 4, size=(64, 40))).astype(np.float32)
+    trace, grad, trace_error, grad_error = calibration_run.snapshot(groups, None)["simple"]
+    assert abs(trace - 360.0) < 3 * trace_error
+    assert abs(grad - 10.0) < 3 * grad_error
+    metric = calibration_run.snapshot(groups, np.full(40, 4.0))
+    assert metric["adam"][:2] == pytest.approx([4 * trace, 4 * grad], rel=1e-5)
+    assert metric["adam_squared"][:2] == pytest.approx([16 * trace, 16 * grad], rel=1e-5)
+
+
+def test_the_lookup_gives_the_images(training: calibration_run.MeasuredTraining) -> None:
+    images, _ = calibration_tasks.image_arrays("random", 2)
+    found = calibration_tasks.Lookup("random", 2)(np.array([3, 0, 299]))
+    np.testing.assert_array_equal(found, images[[3, 0, 299]])

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, import_tensorflow: Callable[[], None]) -> None
 
 
 def _of_task(task: Task) -> tuple[Callable[[], Any], Any, int]:
-    return task.build_model, task.load_data(), task.batch_size
+    return task.build_model, task.load_data(), task.examples_per_batch
 
 
 def _of_function(target: str) -> tuple[Callable[[], Any], Any, int | None]:

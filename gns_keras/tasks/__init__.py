@@ -1,7 +1,8 @@
 """The learning tasks of the paper (McCandlish et al. 2018, appendix A.4), ready to run.
 
 One task is one file of this folder, imported only when somebody asks for it; TensorFlow is imported
-only when its model or its data is. Every task is a constant `TASK` in its own module.
+only when its model or its data is. Every task is a constant `TASK` in its own module. The same
+model on other data, or in another size, is one of the `VARIANTS` there, by name.
 """
 
 import difflib
@@ -10,7 +11,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_TASK_NAMES = ("digits", "mnist")
+# The module of every task, in the order of the list.
+_MODULES = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "svhn": "svhn",
+    "cnn_cifar10": "svhn",
+    "cnn_fashion_mnist": "svhn",
+    "svhn_adam": "svhn_adam",
+    "cnn_cifar10_adam": "svhn_adam",
+    "cnn_fashion_mnist_adam": "svhn_adam",
+    "cifar10": "cifar10",
+    "imagenet": "imagenet",
+    "autoencoder": "autoencoder",
+    "autoencoder_cifar10": "autoencoder",
+    "autoencoder_fashion_mnist": "autoencoder",
+    "vae": "vae",
+    "vae_cifar10": "vae",
+    "vae_fashion_mnist": "vae",
+    "lm_512": "language_model",
+    "lm_1024": "language_model",
+    "lm_2048": "language_model",
+    "lm_512_tinyshakespeare": "language_model",
+    "lm_1024_tinyshakespeare": "language_model",
+    "lm_2048_tinyshakespeare": "language_model",
+    "lm_512_warandpeace": "language_model",
+    "lm_1024_warandpeace": "language_model",
+    "lm_2048_warandpeace": "language_model",
+    "limit_mnist": "limit_mnist",
+    "limit_cifar10": "limit_cifar10",
+}
+_TASK_NAMES = tuple(_MODULES)
 
 
 class UnknownTargetError(ValueError):
@@ -35,6 +66,10 @@ class Task:
         optimizer: The optimizer of the paper, as Keras names it.
         goals: Training losses (compiled, smoothed) to reach, from the start of training to its
             end; what a sweep counts the steps to.
+        status: One line on what has been run of it: on which data, and how far.
+        units_per_example: Units in one example, which is what batches are made of and split by:
+            20 for sequences of 20 tokens.
+        build_callbacks: `build_callbacks()` returns new callbacks that belong to the training.
 
     Example:
         >>> task = get_task("digits")
@@ -52,6 +87,19 @@ class Task:
     learning_rate: float
     optimizer: str
     goals: tuple[float, ...]
+    status: str
+    units_per_example: int = 1
+    build_callbacks: Callable[[], list[Any]] = list
+
+    @property
+    def examples_per_batch(self) -> int:
+        """The small batch size along the first axis: what `model.fit` calls `batch_size`."""
+        return self.batch_size // self.units_per_example
+
+    def training_data(self) -> Any:
+        """Returns what `model.fit` takes: arrays, or a dataset in batches of the small size."""
+        data = self.load_data("train")
+        return data if isinstance(data, tuple) else data.batch(self.examples_per_batch)
 
 
 def list_tasks() -> tuple[str, ...]:
@@ -75,4 +123,5 @@ def get_task(name: str) -> Task:
             f"No task is called {name!r}. {guess}Tasks: {', '.join(_TASK_NAMES)}. For a model of "
             "your own write package.module:function."
         )
-    return importlib.import_module(f"{__name__}.{name}").TASK
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return module.TASK if module.TASK.name == name else module.VARIANTS[name]

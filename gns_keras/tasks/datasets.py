@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
 DATA_VARIABLE = "GNS_KERAS_DATA"
 SPLITS = ("train", "test")
+DATA_NEEDED = f"{{name}}.npz in the folder {DATA_VARIABLE}, else fetched by tensorflow_datasets"
 # Data sets whose archives tfds can read from a folder: four idx files each, under equal names.
 OFFLINE_NAMES = ("fashion_mnist", "mnist")
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -162,21 +164,49 @@ def _from_tfds(name: str, split: str, data_dir: _PathLike | None) -> tuple[np.nd
     """Loads one split; downloads the data set first where `data_dir` does not have it."""
     import tensorflow_datasets as tfds
 
-    try:
-        dataset = tfds.load(
-            name,
-            split=split,
-            data_dir=None if data_dir is None else os.fspath(data_dir),
-            as_supervised=True,
-            try_gcs=False,
-        )
-    except (OSError, tfds.download.DownloadError) as error:
-        raise RuntimeError(
-            f"The data set {name} could not be loaded by tensorflow_datasets: {error} "
-            f"Without a network, set {DATA_VARIABLE} to a folder with {name}.npz (x_train, "
-            "y_train, x_test, y_test)."
-        ) from error
+    dataset = load_tfds(
+        name, split, f"{name}.npz (x_train, y_train, x_test, y_test)", data_dir, as_supervised=True
+    )
     # Not `tfds.load(batch_size=-1)`: for a split whose size is not recorded, as in
     # tfds.testing.mock_data, that asks for a batch of sys.maxsize and aborts the process.
     batches = list(tfds.as_numpy(dataset.batch(_READ_BATCH)))
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+def load_tfds(
+    name: str,
+    split: str,
+    local_file: str | None = None,
+    data_dir: _PathLike | None = None,
+    *,
+    as_supervised: bool = False,
+) -> "tf.data.Dataset":
+    """Opens a data set of tensorflow_datasets, which downloads what it does not have.
+
+    Args:
+        name: As tfds calls it.
+        split: A split of the data set.
+        local_file: What would do in its place in the local folder, for the message.
+        data_dir: tfds folder; None for the default one.
+        as_supervised: Pairs (x, y) in place of dictionaries.
+
+    Raises:
+        RuntimeError: tfds could not provide the data.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.load(
+            name,
+            split=split,
+            data_dir=None if data_dir is None else os.fspath(data_dir),
+            as_supervised=as_supervised,
+            try_gcs=False,
+        )
+    # tfds asserts that archives which have to be fetched by hand are there.
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:
+        instead = f" Without a network, set {DATA_VARIABLE} to a folder with {local_file}."
+        raise RuntimeError(
+            f"The data set {name} could not be loaded by tensorflow_datasets: {error}"
+            f"{instead if local_file else ''}"
+        ) from error

@@ -84,4 +84,5 @@ TASK = Task(
     learning_rate=LEARNING_RATE,
     optimizer="sgd",
     goals=(0.5, 0.3, 0.2, 0.1, 0.05),
+    status="learning rate tuned, trained to all goals",
 )

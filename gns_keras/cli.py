@@ -193,12 +193,13 @@ def _run_advise(args: argparse.Namespace) -> None:
 def _run_tasks(args: argparse.Namespace) -> None:
     """Prints every task in a few lines."""
     for task in map(get_task, list_tasks()):
-        print(f"{task.name:<10}{task.description}")
+        print(f"{task.name}: {task.description}")
         print(
-            f"{'':<10}{task.optimizer}, learning rate {task.learning_rate:g}, "
+            f"    {task.optimizer}, learning rate {task.learning_rate:g}, "
             f"batch size {task.batch_size} {task.unit}"
         )
-        print(f"{'':<10}data: {task.data_needed}")
+        print(f"    data: {task.data_needed}")
+        print(f"    run: {task.status}")
 
 
 Loader = Callable[[], tuple[Any, Any, int | None]]
@@ -207,7 +208,7 @@ Loader = Callable[[], tuple[Any, Any, int | None]]
 def _find_task(name: str) -> Loader:
     """Returns the function that builds a task's model and loads its data."""
     task = get_task(name)
-    return lambda: (task.build_model(), task.load_data(), task.batch_size)
+    return lambda: (task.build_model(), task.training_data(), task.examples_per_batch)
 
 
 def _find_own(target: str) -> Loader:

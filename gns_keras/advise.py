@@ -9,11 +9,18 @@ import numpy as np
 import tensorflow as tf
 
 from gns_keras.core.evidence import Evidence
-from gns_keras.core.learning_rate import LearningRateRule
-from gns_keras.core.recommend import OBJECTIVES, recommend
+from gns_keras.core.noise_scale import NoiseScale
+from gns_keras.core.recommend import predicted_critical_batch_size, recommend
 from gns_keras.report.advice import Advice
-from gns_keras.training import checks, keras_private
+from gns_keras.training import advise_checks, checks
 from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.learning_rate_check import (
+    CheckPlan,
+    Scale,
+    check_learning_rate,
+    plan_check,
+    scaled_learning_rate,
+)
 from gns_keras.training.preserve import preserved
 from gns_keras.training.progress import Stage, progress_bars
 from gns_keras.training.step_timer import time_steps
@@ -57,7 +64,11 @@ def advise(
             examples. "time": the shortest run on these devices. "cost": 20 % more examples than
             the smallest number.
         max_batch_size: Largest global batch size that fits into memory. Default: not known.
-        learning_rate: "check": warn if the training loss does not fall. Nothing else yet.
+        learning_rate: "check": find out by short paired runs, at a quarter to four times the
+            learning rate, whether it is within a factor of 2 of the best; if it is not, the advice
+            is to change it, and the noise scale is not measured, which goes with its inverse.
+            "search": go on until the best lies inside of those tried, and measure with that; the
+            model keeps its own. "keep": take it as it is.
         verify: "auto": nothing is verified by branch runs yet. Nothing else yet.
         seed: Seed of the order of the examples.
         verbose: 1 for progress bars on a terminal, 0 for none.
@@ -73,35 +84,93 @@ def advise(
 
     Reference: McCandlish et al. 2018, arXiv 1812.06162.
     """
-    _refuse_unsupported(target_loss, learning_rate, verify)
-    _check_model(model)
+    if target_loss is not None:
+        raise NotImplementedError(f"advise does not act on target_loss={target_loss!r} yet.")
+    advise_checks.check_model(model)
+    advise_checks.check_choices(objective, learning_rate, verify)
     source = ExampleSource(data, batch_size)
-    _check_arguments(objective, max_batch_size, budget, source)
+    advise_checks.check_numbers(max_batch_size, budget, source)
     _build(model, source, seed)
-    plan = plan_trial(model, source, budget)
-    with preserved(model), progress_bars(verbose) as stage:
-        evidence = _train_and_measure(model, source, plan, seed, stage)
-        evidence, memory = _time_steps(model, source, evidence, max_batch_size, stage)
+    plan_trial(model, source, budget)  # Refuses too little, before anything is done.
+    with preserved(model), progress_bars(verbose) as stage, scaled_learning_rate(model) as scale:
+        evidence = _present(model, source)
+        if learning_rate != "keep":
+            plan_of_check = plan_check(source.batch_size, budget, search=learning_rate == "search")
+            evidence = _check_learning_rate(
+                model, source, evidence, plan_of_check, scale, seed, stage
+            )
+        memory = max_batch_size
+        if not _is_refused(evidence):
+            left = None if budget is None else budget - evidence.examples_used
+            plan = plan_trial(model, source, left)
+            evidence = _train_and_measure(model, source, plan, evidence, seed, stage)
+            evidence, memory = _time_steps(model, source, evidence, max_batch_size, stage)
     return Advice.of(recommend(evidence, objective=objective, max_batch_size=memory))
 
 
-def _train_and_measure(
-    model: keras.Model, source: ExampleSource, plan: TrialPlan, seed: int, stage: Stage
+def _present(model: keras.Model, source: ExampleSource) -> Evidence:
+    """What the user trains with now."""
+    rule, remarks = advise_checks.learning_rate_rule(model)
+    return Evidence(
+        noise_scale=NoiseScale(value=math.nan, interval=(math.nan, math.nan)),
+        base_batch_size=source.batch_size,
+        base_learning_rate=_learning_rate(model),
+        rule=rule,
+        dataset_size=source.num_examples,
+        remarks=tuple(remarks),
+    )
+
+
+def _check_learning_rate(
+    model: keras.Model,
+    source: ExampleSource,
+    evidence: Evidence,
+    plan: CheckPlan,
+    scale: Scale,
+    seed: int,
+    stage: Stage,
 ) -> Evidence:
-    """Makes the trial run, and notes what the user trains with now."""
+    """Adds the check of the learning rate, and sets the one to measure with."""
+    advance = stage("checking the learning rate", plan.usual_examples)
+    check = check_learning_rate(model, source, plan, scale, seed=seed, advance=advance)
+    factor = check.factor_to_use
+    scale(factor if math.isfinite(factor) else 1.0)
+    return replace(
+        evidence,
+        base_learning_rate=check.learning_rate * factor,
+        learning_rate_check=check,
+        examples_used=check.examples_used,
+    )
+
+
+def _is_refused(evidence: Evidence) -> bool:
+    check = evidence.learning_rate_check
+    return check is not None and check.forbids_measuring
+
+
+def _train_and_measure(
+    model: keras.Model,
+    source: ExampleSource,
+    plan: TrialPlan,
+    evidence: Evidence,
+    seed: int,
+    stage: Stage,
+) -> Evidence:
+    """Makes the trial run, at the learning rate that is set."""
     advance = stage("training and measuring the noise scale", plan.max_examples)
     trial = run_trial(model, source, plan, seed=seed, advance=advance)
-    rule, remarks = _learning_rate_rule(model)
-    return Evidence(
+    return replace(
+        evidence,
         noise_scale=trial.noise_scale,
-        base_batch_size=plan.batch_size,
-        base_learning_rate=float(tf.convert_to_tensor(model.optimizer.learning_rate)),
-        rule=rule,
+        base_learning_rate=_learning_rate(model),  # A schedule has moved on.
         points=tuple(trial.points),
-        dataset_size=source.num_examples,
-        examples_used=trial.examples_used,
-        remarks=(*_remarks(model, trial.losses), *remarks),
+        examples_used=evidence.examples_used + trial.examples_used,
+        remarks=(*_remarks(model, trial.losses), *evidence.remarks),
     )
+
+
+def _learning_rate(model: keras.Model) -> float:
+    return float(tf.convert_to_tensor(model.optimizer.learning_rate))
 
 
 def _time_steps(
@@ -137,53 +206,11 @@ def timed_batch_sizes(evidence: Evidence, max_batch_size: int | None) -> list[in
     """
     base = evidence.base_batch_size
     cap = min(max_batch_size or math.inf, evidence.dataset_size or math.inf)
-    high = min(max(8 * base, 4 * evidence.supported), cap)
+    high = min(max(8 * base, 4 * predicted_critical_batch_size(evidence).supported), cap)
     exponents = range(math.ceil(math.log2(base)), math.floor(math.log2(high)) + 1)
     powers = [2**exponent for exponent in exponents if 2**exponent != base]
     chosen = np.linspace(0, len(powers) - 1, min(MAX_TIMED_SIZES - 1, len(powers)))
     return [base, *(powers[round(float(index))] for index in chosen)]
-
-
-def _refuse_unsupported(target_loss: float | None, learning_rate: str, verify: str) -> None:
-    given = {"target_loss": target_loss, "learning_rate": learning_rate, "verify": verify}
-    supported = {"target_loss": None, "learning_rate": "check", "verify": "auto"}
-    for name, value in given.items():
-        if value != supported[name]:
-            raise NotImplementedError(
-                f"advise does not act on {name}={value!r} yet. Supported: "
-                f"{name}={supported[name]!r}, the default."
-            )
-
-
-def _check_model(model: keras.Model) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected `model` to be a compiled keras.Model. Received: {type(model).__name__}."
-        )
-    strategy = model.distribute_strategy
-    checks.refuse_unsupported(model, strategy)
-    if keras_private.has_several_workers(strategy):
-        raise NotImplementedError(
-            "advise trains with `model.fit`, which Keras 3 does not support under "
-            "MultiWorkerMirroredStrategy (keras-team/keras issue 20585). Run it on one worker with "
-            "MirroredStrategy: the noise scale does not depend on the number of devices."
-        )
-
-
-def _check_arguments(
-    objective: str, max_batch_size: int | None, budget: int | None, source: ExampleSource
-) -> None:
-    if objective not in OBJECTIVES:
-        raise ValueError(
-            f"Expected `objective` to be one of {OBJECTIVES}. Received: {objective!r}."
-        )
-    if max_batch_size is not None and max_batch_size < source.batch_size:
-        raise ValueError(
-            f"Expected `max_batch_size` of at least the present batch size {source.batch_size}. "
-            f"Received: {max_batch_size}. Set a smaller `batch_size`."
-        )
-    if budget is not None and budget < 1:
-        raise ValueError(f"Expected `budget` to be a number of examples. Received: {budget}.")
 
 
 def _build(model: keras.Model, source: ExampleSource, seed: int) -> None:
@@ -195,20 +222,6 @@ def _build(model: keras.Model, source: ExampleSource, seed: int) -> None:
     with model.distribute_strategy.scope():
         model(inputs, training=False)
     checks.refuse_unsupported(model, model.distribute_strategy)
-
-
-def _learning_rate_rule(model: keras.Model) -> tuple[LearningRateRule | None, list[str]]:
-    remarks = []
-    config = keras_private.apply_optimizer(model.optimizer).get_config()
-    if isinstance(config.get("learning_rate"), dict):
-        remarks.append(
-            "The optimizer has a learning-rate schedule. The learning rates here are those at the "
-            "end of the trial run: multiply the whole schedule by the same factor."
-        )
-    try:
-        return LearningRateRule.for_optimizer(model.optimizer), remarks
-    except ValueError:
-        return None, remarks  # The advice says that there is no rule.
 
 
 def _remarks(model: keras.Model, losses: list[float]) -> list[str]:

@@ -43,7 +43,12 @@ def test_it_gives_a_resolved_answer_on_digits(digits_advice: Advice) -> None:
     assert digits_advice.batch_size == 2**nearest
     assert digits_advice.noise_scale.num_steps == len(digits_advice.points) >= 20
     # Every snapshot is 4 batches of 64 examples, and comes after 10 steps of 32.
-    assert digits_advice.examples_used == len(digits_advice.points) * (256 + 320)
+    check = digits_advice.learning_rate_check
+    trial = len(digits_advice.points) * (256 + 320)
+    assert digits_advice.examples_used == trial + check.examples_used
+    # Five learning rates and the start, three seeds, 40 and 8 steps of 32 examples.
+    assert check.examples_used == 3 * (5 * 48 + 8) * 32
+    assert check.verdict == "good"
 
 
 def test_it_names_the_present_learning_rate_and_scales_it(digits_advice: Advice) -> None:
@@ -81,7 +86,7 @@ def test_the_noise_scale_is_that_of_the_exact_gradients() -> None:
     mean = grads.mean(axis=0, dtype=np.float64)
     trace = np.square(grads - mean).sum() / 299
     exact = trace / np.square(mean).sum()
-    advice = advise(model, (x, y), verbose=0)
+    advice = advise(model, (x, y), learning_rate="keep", verbose=0)
     low, high = advice.interval
     assert low < exact < high < 2 * low
 
@@ -223,6 +228,45 @@ def test_no_signal_is_unresolved_and_changes_nothing() -> None:
     assert any("unresolved" in warning for warning in advice.warnings)
 
 
+@pytest.mark.parametrize(("rate", "verdict"), [(0.06, "too_low"), (4.0, "too_high")])
+def test_a_wrong_learning_rate_is_the_first_thing_to_change(rate: float, verdict: str) -> None:
+    model, x, y = digits_dense(num_examples=1500, learning_rate=rate)
+    model.fit(x[:32], y[:32], verbose=0)
+    before, seeds = state_of(model), random_states()
+    advice = advise(model, (x, y), verbose=0)
+    assert advice.learning_rate_check.verdict == verdict
+    assert math.isnan(advice.critical_batch_size)
+    assert (advice.batch_size, advice.points) == (32, ())
+    assert advice.learning_rate == advice.learning_rate_check.best_learning_rate != rate
+    assert verdict.replace("_", " ") in advice.warnings[0]
+    assert state_of(model) == before
+    assert random_states() == seeds
+
+
+def test_a_search_measures_at_the_learning_rate_it_finds() -> None:
+    model, x, y = digits_dense(num_examples=1500, learning_rate=0.02)
+    before = state_of(model)[: len(model.variables)]
+    advice = advise(model, (x, y), learning_rate="search", verbose=0)
+    found = advice.learning_rate_check
+    # The task digits, whose network is twice as wide, has its best rate at 0.5 to 1.
+    assert 0.2 < found.best_learning_rate < 1.5
+    assert found.factors[0] < found.best_factor < found.factors[-1]
+    assert advice.base_learning_rate == pytest.approx(found.best_learning_rate)
+    now = next(row for row in advice.table if row.batch_size == 32)
+    assert now.learning_rate == pytest.approx(found.best_learning_rate)
+    assert advice.critical_batch_size > 0
+    assert model.optimizer.learning_rate.numpy() == np.float32(0.02)
+    assert state_of(model)[: len(model.variables)] == before
+
+
+def test_a_check_that_the_budget_does_not_allow_is_said() -> None:
+    model, x, y = digits_dense()
+    advice = advise(model, (x, y), **QUICK)
+    # Three times 15 runs of 24 and 8 steps of 32 examples.
+    assert any("`budget` of 46,080 examples" in warning for warning in advice.warnings)
+    assert advise(model, (x, y), learning_rate="keep", **QUICK).learning_rate_check is None
+
+
 def test_divergence_is_reported_and_restored() -> None:
     model, x, y = digits_dense(learning_rate=1e30)
     before = state_of(model)[: len(model.variables)]
@@ -270,7 +314,7 @@ def test_timed_batch_sizes() -> None:
     ("arguments", "error", "message"),
     [
         ({"target_loss": 0.1}, NotImplementedError, "target_loss=0.1"),
-        ({"learning_rate": "search"}, NotImplementedError, "learning_rate='check'"),
+        ({"learning_rate": 0.1}, ValueError, "'check', 'search', 'keep'"),
         ({"verify": True}, NotImplementedError, "verify='auto'"),
         ({"objective": "speed"}, ValueError, "`objective`"),
         ({"max_batch_size": 16}, ValueError, "at least the present batch size 32"),

@@ -6,7 +6,9 @@ from typing import Self
 
 from gns_keras.core.json_records import JsonRecord
 from gns_keras.core.learning_rate import LearningRateRule
+from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
+from gns_keras.core.numbers import format_number
 from gns_keras.core.step_time import StepTime
 
 
@@ -72,11 +74,15 @@ class Advice(JsonRecord):
         examples_used: Examples that were processed to find out.
         objective: "balanced", "time" or "cost".
         base_batch_size: Present global batch size, that of the trial run.
-        base_learning_rate: Present learning rate.
+        base_learning_rate: Learning rate at `base_batch_size` that the table starts from: the
+            present one, or that of the search.
         rule: Learning-rate rule, or None where none is known for the optimizer.
         step_time: Measured step times and their fit, or None.
         points: The snapshots along the trial run.
+        learning_rate_check: The check or search of the learning rate, or None.
     """
+
+    SCHEMA_VERSION = 2
 
     noise_scale: NoiseScale
     critical_batch_size: float
@@ -96,6 +102,7 @@ class Advice(JsonRecord):
     rule: LearningRateRule | None = None
     step_time: StepTime | None = None
     points: tuple[NoisePoint, ...] = ()
+    learning_rate_check: LearningRateCheck | None = None
 
     @property
     def recommended_row(self) -> AdviceRow:
@@ -145,23 +152,6 @@ def row_cells(row: AdviceRow) -> tuple[str, ...]:
         f"{format_number(row.relative_time)}x",
         f"{format_number(row.relative_cost)}x",
     )
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """A number in a few digits without an exponent where that is readable; NaN is a dash.
-
-    Example:
-        >>> format_number(1234.5), format_number(0.12345), format_number(float("inf"))
-        ('1,230', '0.123', 'unlimited')
-    """
-    if math.isnan(value):
-        return "-"
-    if math.isinf(value):
-        return "unlimited" if value > 0 else "-unlimited"
-    rounded = float(f"{value:.{digits}g}")
-    if 10 ** (digits - 1) <= abs(rounded) < 1e9:
-        return f"{rounded:,.0f}"
-    return f"{rounded:.{digits}g}"
 
 
 def explain(advice: Advice) -> str:

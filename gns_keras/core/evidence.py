@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gns_keras.core.advice import NoisePoint
 from gns_keras.core.learning_rate import LearningRateRule
+from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.step_time import StepTime
 
@@ -15,7 +16,7 @@ class Evidence:
     Attributes:
         noise_scale: The noise scale of the trial run, in examples.
         base_batch_size: Present global batch size, in examples.
-        base_learning_rate: Present learning rate; NaN if unknown.
+        base_learning_rate: Learning rate of the trial run; NaN if unknown.
         rule: Learning-rate rule of the optimizer; its critical batch size is set here. None where
             no rule is known.
         step_time: Step times of the devices in use.
@@ -23,6 +24,7 @@ class Evidence:
         dataset_size: Number of examples, or None if unknown.
         examples_used: Examples that were processed to find out.
         remarks: Warnings from the measurement itself.
+        learning_rate_check: The check or search of the learning rate, or None.
     """
 
     noise_scale: NoiseScale
@@ -34,15 +36,4 @@ class Evidence:
     dataset_size: int | None = None
     examples_used: int = 0
     remarks: tuple[str, ...] = ()
-
-    @property
-    def resolved(self) -> bool:
-        """Whether there is a critical batch size to act on."""
-        return self.noise_scale.resolved and self.noise_scale.value > 0
-
-    @property
-    def supported(self) -> float:
-        """The critical batch size to act on: the estimate, or else its lower bound, at least 0."""
-        if self.resolved:
-            return self.noise_scale.value
-        return max(0.0, self.noise_scale.lower_bound)
+    learning_rate_check: LearningRateCheck | None = None

@@ -1,6 +1,7 @@
 """From what was measured to a recommended batch size: pure functions, one step after the other."""
 
 import math
+from dataclasses import dataclass
 
 from gns_keras.core.adaptive import adaptive_gain
 from gns_keras.core.advice import Advice, AdviceRow
@@ -12,6 +13,44 @@ from gns_keras.core.warning_words import warnings_for
 OBJECTIVES = ("balanced", "time", "cost")
 COST_OVERHEAD = 0.2  # "cost": 20 % more examples than the minimum.
 WIDEST = 16  # "time": from 16 B_c on, a bigger batch saves at most 6 % of the steps.
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticalBatchSize:
+    """The predicted critical batch size, in examples.
+
+    Attributes:
+        value: The prediction; NaN while unresolved.
+        interval: Its confidence interval; the upper end is `inf` while unresolved.
+    """
+
+    value: float
+    interval: tuple[float, float]
+
+    @property
+    def resolved(self) -> bool:
+        """Whether there is a critical batch size to act on."""
+        return self.value > 0
+
+    @property
+    def supported(self) -> float:
+        """The size to act on: the prediction, or else its lower bound, at least 0."""
+        if self.resolved:
+            return self.value
+        return max(0.0, self.interval[0]) if self.interval[0] > 0 else 0.0
+
+
+def predicted_critical_batch_size(evidence: Evidence) -> CriticalBatchSize:
+    """The critical batch size that the noise scale predicts: the one place where it is made.
+
+    Args:
+        evidence: What was measured.
+    """
+    scale = evidence.noise_scale
+    return CriticalBatchSize(
+        value=scale.value if scale.resolved and scale.value > 0 else math.nan,
+        interval=scale.interval,
+    )
 
 
 def recommend(
@@ -35,20 +74,19 @@ def recommend(
     """
     _check(evidence, objective, max_batch_size)
     cap = min(max_batch_size or math.inf, evidence.dataset_size or math.inf)
-    batch_size, limited_by = _choose(evidence, objective, evidence.supported, max_batch_size)
-    interval = evidence.noise_scale.interval
-    value = evidence.noise_scale.value if evidence.resolved else math.nan
-    ends = tuple(_end(evidence, objective, bound, cap) for bound in interval)
-    table = _table(evidence, evidence.supported, cap, batch_size)
+    critical = predicted_critical_batch_size(evidence)
+    batch_size, limited_by = _choose(evidence, objective, critical, max_batch_size)
+    ends = tuple(_end(evidence, objective, bound, cap) for bound in critical.interval)
+    table = _table(evidence, critical.supported, cap, batch_size)
     advice = Advice(
         noise_scale=evidence.noise_scale,
-        critical_batch_size=value,
-        interval=interval,
+        critical_batch_size=critical.value,
+        interval=critical.interval,
         batch_size=batch_size,
         batch_size_interval=(ends[0], ends[1]),
         learning_rate=next(row.learning_rate for row in table if row.batch_size == batch_size),
         limited_by=limited_by,
-        exchange_rate=value,
+        exchange_rate=critical.value,
         adaptive_gain=_gain(evidence),
         table=table,
         warnings=evidence.remarks,
@@ -56,9 +94,10 @@ def recommend(
         objective=objective,
         base_batch_size=evidence.base_batch_size,
         base_learning_rate=evidence.base_learning_rate,
-        rule=_rule(evidence),
+        rule=_rule(evidence, critical.supported),
         step_time=evidence.step_time,
         points=evidence.points,
+        learning_rate_check=evidence.learning_rate_check,
     )
     return warnings_for(advice, dataset_size=evidence.dataset_size, max_batch_size=max_batch_size)
 
@@ -74,16 +113,17 @@ def power_of_two_below(value: float) -> int:
 
 
 def _choose(
-    evidence: Evidence, objective: str, critical: float, max_batch_size: int | None
+    evidence: Evidence, objective: str, critical: CriticalBatchSize, max_batch_size: int | None
 ) -> tuple[int, str]:
     """Returns the batch size and what limits it."""
     memory = max_batch_size or math.inf
     data = evidence.dataset_size or math.inf
     base = evidence.base_batch_size
-    if not evidence.resolved:
-        supported = power_of_two_below(min(critical, memory, data)) if critical > 0 else 0
+    if not critical.resolved:
+        least = critical.supported
+        supported = power_of_two_below(min(least, memory, data)) if least > 0 else 0
         return int(min(max(supported, base), memory)), "insufficient_data"
-    wanted, limited_by = _wanted(evidence, objective, critical, min(memory, data))
+    wanted, limited_by = _wanted(evidence, objective, critical.value, min(memory, data))
     if wanted > memory and memory <= data:
         return max(power_of_two_below(memory), base), "memory"
     if wanted > data:
@@ -157,7 +197,7 @@ def _rows(evidence: Evidence, critical: float, sizes: list[int]) -> list[AdviceR
                 batch_size=size,
                 relative_steps=row_steps,
                 relative_examples=row_examples,
-                learning_rate=_learning_rate(evidence, size),
+                learning_rate=_learning_rate(evidence, critical, size),
                 step_time_s=row_time,
                 step_time_measured=measured,
                 relative_time=row_steps * row_time / (steps * time),
@@ -175,13 +215,12 @@ def _relative(evidence: Evidence, critical: float, size: int) -> tuple[float, fl
     return float(relative_steps(size, critical)), float(relative_examples(size, critical)), time
 
 
-def _rule(evidence: Evidence) -> LearningRateRule | None:
-    supported = evidence.supported if evidence.supported > 0 else None
-    return None if evidence.rule is None else evidence.rule.at(supported)
+def _rule(evidence: Evidence, critical: float) -> LearningRateRule | None:
+    return None if evidence.rule is None else evidence.rule.at(critical if critical > 0 else None)
 
 
-def _learning_rate(evidence: Evidence, size: int) -> float:
-    rule = _rule(evidence)
+def _learning_rate(evidence: Evidence, critical: float, size: int) -> float:
+    rule = _rule(evidence, critical)
     if rule is None:
         return math.nan
     return evidence.base_learning_rate * rule.scale(size, evidence.base_batch_size)

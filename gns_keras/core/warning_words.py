@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gns_keras.core.advice import Advice, format_number
+from gns_keras.core.advice import Advice
+from gns_keras.core.learning_rate_words import learning_rate_warning
 from gns_keras.core.noise_scale import NoiseScale
+from gns_keras.core.numbers import format_number
 from gns_keras.core.run_average import average_along_run
 
 WIDE = 2.0  # An interval that spans more than this factor gets a warning.
@@ -26,9 +28,11 @@ def warnings_for(
         dataset_size: Number of examples, or None if unknown.
         max_batch_size: Largest global batch size that fits into memory, or None.
     """
+    check = advice.learning_rate_check
     found = [
+        *([learning_rate_warning(check)] if check and learning_rate_warning(check) else []),
         *advice.warnings,
-        *_about_precision(advice),
+        *(_about_precision(advice) if not (check and check.forbids_measuring) else []),
         *_about_growth(advice),
         *_about_size(advice, dataset_size, max_batch_size),
         *_about_time(advice),

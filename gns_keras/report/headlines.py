@@ -2,7 +2,8 @@
 
 import math
 
-from gns_keras.core.advice import Advice, AdviceRow, format_number
+from gns_keras.core.advice import Advice, AdviceRow
+from gns_keras.core.numbers import format_number
 
 REASONS = {
     "noise_scale": "a bigger one would mostly repeat what the gradient already says",
@@ -74,7 +75,9 @@ def _range(advice: Advice) -> str:
 def _learning_rate(advice: Advice) -> str:
     if math.isnan(advice.learning_rate):
         return "no rule is known for this optimizer; tune it anew"
-    now = f"now {format_number(advice.base_learning_rate)} at {advice.base_batch_size:,}"
+    check = advice.learning_rate_check
+    present = check.learning_rate if check else advice.base_learning_rate
+    now = f"now {format_number(present)} at {advice.base_batch_size:,}"
     return f"{format_number(advice.learning_rate)} to begin with ({now})"
 
 

@@ -129,10 +129,7 @@ def keeps_second_moments(optimizer: keras.optimizers.Optimizer) -> bool:
 def second_moments(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
 ) -> tuple[list[tf.Tensor], Any, float]:
-    """Returns second moments, their decay and epsilon of an optimizer of Adam's family.
-
-    `_velocities` has no public accessor; `optimizer.variables` mixes them with the momenta.
-    """
+    """Second moments (`_velocities`, without a public accessor), their decay, and epsilon."""
     inner = apply_optimizer(optimizer)
     decay = inner.rho if hasattr(inner, "rho") else inner.beta_2
     index = [inner._get_variable_index(variable) for variable in variables]
@@ -274,16 +271,17 @@ def mend_multi_worker_fit(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def reduced_update(
-    optimizer: keras.optimizers.Optimizer, learning_rate: Callable[[Any], Any], **values: Any
+    optimizer: Any, learning_rate: Callable[[Any], Any], *, reduced: bool = True, **values: Any
 ) -> Iterator[None]:
-    """For tracing `apply` with gradients that are reduced already, and a learning rate of its own.
+    """For tracing `apply` with a learning rate of its own, and gradients that are `reduced`.
 
     `learning_rate` gets what the optimizer holds (`_learning_rate`: a variable, a schedule or a
     function) and returns what to use: users and callbacks keep seeing theirs. `values` stand for
     other attributes, such as `beta_2`.
     """
     inner = apply_optimizer(optimizer)
-    values["_all_reduce_sum_gradients"] = list
+    if reduced:
+        values["_all_reduce_sum_gradients"] = list
     values["_get_current_learning_rate"] = lambda: learning_rate(inner._learning_rate)
     with instance_attributes(inner, **values):
         yield

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from gns_keras.core.advice import Advice, NoisePoint, format_number
+from gns_keras.core.advice import Advice, NoisePoint
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.noise_scale import NoiseScale
+from gns_keras.core.numbers import format_number
 from gns_keras.core.recommend import recommend
 from gns_keras.core.step_time import fit_step_time
 
@@ -246,7 +247,7 @@ def test_json_round_trip(made_from: Evidence) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not strict JSON")
 
-    assert json.loads(text, parse_constant=refuse)["schema_version"] == 1
+    assert json.loads(text, parse_constant=refuse)["schema_version"] == 2
     back = Advice.from_json(text)
     assert repr(back) == repr(advice)  # repr: NaN equals NaN
     assert back.to_json() == text
@@ -255,9 +256,9 @@ def test_json_round_trip(made_from: Evidence) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(schema_version=2), "schema_version 1"),
-        (lambda data: data.pop("schema_version"), "schema_version 1"),
-        (lambda data: data.update(schema_version=True), "schema_version 1"),
+        (lambda data: data.update(schema_version=1), "schema_version 2"),
+        (lambda data: data.pop("schema_version"), "schema_version 2"),
+        (lambda data: data.update(schema_version=True), "schema_version 2"),
         (lambda data: data.pop("table"), r"Missing: \['table'\]"),
         (lambda data: data.update(surprise=1), r"Unknown: \['surprise'\]"),
         (lambda data: data.update(batch_size="128"), r"Advice\.batch_size to be int"),

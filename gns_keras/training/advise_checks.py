@@ -1,0 +1,83 @@
+"""What `advise` refuses before it does anything, and what it says about a model."""
+
+from typing import Any
+
+import keras
+
+from gns_keras.core.learning_rate import LearningRateRule
+from gns_keras.core.recommend import OBJECTIVES
+from gns_keras.training import checks, keras_private
+from gns_keras.training.example_source import ExampleSource
+
+LEARNING_RATE_CHOICES = ("check", "search", "keep")
+
+
+def check_model(model: Any) -> None:
+    """Refuses what cannot be trained and measured.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: With the reason.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `model` to be a compiled keras.Model. Received: {type(model).__name__}."
+        )
+    strategy = model.distribute_strategy
+    checks.refuse_unsupported(model, strategy)
+    if keras_private.has_several_workers(strategy):
+        raise NotImplementedError(
+            "advise trains with `model.fit`, which Keras 3 does not support under "
+            "MultiWorkerMirroredStrategy (keras-team/keras issue 20585). Run it on one worker with "
+            "MirroredStrategy: the noise scale does not depend on the number of devices."
+        )
+
+
+def check_choices(objective: str, learning_rate: str, verify: str) -> None:
+    """Refuses choices that do not exist.
+
+    Raises:
+        ValueError, NotImplementedError: With those that do.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(
+            f"Expected `objective` to be one of {OBJECTIVES}. Received: {objective!r}."
+        )
+    if learning_rate not in LEARNING_RATE_CHOICES:
+        raise ValueError(
+            f"Expected `learning_rate` to be one of {LEARNING_RATE_CHOICES}. "
+            f"Received: {learning_rate!r}. The learning rate itself is that of the optimizer."
+        )
+    if verify != "auto":
+        raise NotImplementedError(
+            f"advise does not act on verify={verify!r} yet. Supported: verify='auto', the default."
+        )
+
+
+def check_numbers(max_batch_size: int | None, budget: int | None, source: ExampleSource) -> None:
+    """Refuses numbers that are out of range.
+
+    Raises:
+        ValueError: With what to change.
+    """
+    if max_batch_size is not None and max_batch_size < source.batch_size:
+        raise ValueError(
+            f"Expected `max_batch_size` of at least the present batch size {source.batch_size}. "
+            f"Received: {max_batch_size}. Set a smaller `batch_size`."
+        )
+    if budget is not None and budget < 1:
+        raise ValueError(f"Expected `budget` to be a number of examples. Received: {budget}.")
+
+
+def learning_rate_rule(model: keras.Model) -> tuple[LearningRateRule | None, list[str]]:
+    """The rule of the optimizer, None if none is known, and remarks on its learning rate."""
+    remarks = []
+    config = keras_private.apply_optimizer(model.optimizer).get_config()
+    if isinstance(config.get("learning_rate"), dict):
+        remarks.append(
+            "The optimizer has a learning-rate schedule. The learning rates here are those at the "
+            "end of the trial run: multiply the whole schedule by the same factor."
+        )
+    try:
+        return LearningRateRule.for_optimizer(model.optimizer), remarks
+    except ValueError:
+        return None, remarks  # The advice says that there is no rule.

@@ -261,6 +261,8 @@ def _values(key: RunKey) -> tuple[int, float, int]:
 
 def _record(row: dict[str, Any]) -> RunRecord:
     steps_to = json.loads(row.pop("steps_to"))
+    if not isinstance(steps_to, list):
+        raise ValueError(f"Expected `steps_to` as a list. Received: {steps_to!r}.")
     last_loss = row.pop("last_loss")
     return RunRecord(
         **row,

@@ -279,6 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
         store=args.folder / "constant.sqlite",
     )
     print(fixed)
+    (args.folder / "constant.json").write_text(fixed.to_json())
     rule = {"given": CENTRE.critical_batch_size, "measured": None, "constant": "constant"}[
         args.rule
     ]

@@ -24,7 +24,7 @@ def analyse(fixed: SweepRecord, runs: Sequence[dict], seeds: int) -> list[dict]:
     """
     rows = []
     for index, goal in enumerate(fixed.goals):
-        fronts = [_front(fixed, index, seed) for seed in range(seeds)]
+        fronts = [front_of_seed(fixed, index, seed) for seed in range(seeds)]
         for exchange_rate in sorted({run["exchange_rate"] for run in runs}):
             chosen, edge = _best(runs, index, exchange_rate)
             if chosen:
@@ -41,7 +41,7 @@ def analyse(fixed: SweepRecord, runs: Sequence[dict], seeds: int) -> list[dict]:
     return rows
 
 
-def _front(fixed: SweepRecord, index: int, seed: int) -> tuple[list[int], list[float]]:
+def front_of_seed(fixed: SweepRecord, index: int, seed: int) -> tuple[list[int], list[float]]:
     """Batch sizes, and steps of one seed with the learning rates that are best over all seeds."""
     steps = {
         (r.batch_size, r.learning_rate): r.steps_to[index] for r in fixed.records if r.seed == seed

@@ -32,9 +32,9 @@ from gns_keras.training.batch_scheduler import BatchSizeScheduler
 from gns_keras.training.frozen import FrozenMeasurement
 
 CUT = 10.0
-EVERY = 125  # Updates between two snapshots.
+EVERY = 40  # Updates between two snapshots.
 MEASURED_BATCH = 2_000
-MEASURED_BATCHES = 8  # 16,000 examples for every snapshot.
+MEASURED_BATCHES = 4  # 8,000 examples for every snapshot.
 SNAPSHOTS_PER_EPOCH = 15  # For footnote 14.
 
 
@@ -63,10 +63,16 @@ class Recipe:
         return round(epochs * (self.num_examples // self.batch_size))
 
 
+SOFTMAX = Recipe(
+    batch_size=64, learning_rate=0.5, warm_up=6.0, watched=4.0, settling=2.0, settled=6.0
+)
 FEW_IMAGES = Recipe(num_examples=2_000, warm_up=60.0, watched=40.0, settling=20.0, settled=40.0)
 RECIPES = {
-    "softmax regression": Recipe(),
-    "softmax regression, momentum 0.9": Recipe(momentum=0.9, learning_rate=0.03),
+    "softmax regression": SOFTMAX,
+    "softmax regression, half the learning rate": replace(SOFTMAX, learning_rate=0.25),
+    "softmax regression, twice the learning rate": replace(SOFTMAX, learning_rate=1.0),
+    "softmax regression, momentum 0.9": replace(SOFTMAX, momentum=0.9, learning_rate=0.05),
+    "softmax regression, momentum 0.9, twice": replace(SOFTMAX, momentum=0.9, learning_rate=0.1),
     "784-32-10": Recipe(hidden=32, learning_rate=0.1),
     "784-32-10, half the labels random": Recipe(hidden=32, learning_rate=0.1, label_noise=0.5),
     "784-128-10 on 2,000 images": replace(FEW_IMAGES, hidden=128, learning_rate=0.1),
@@ -330,18 +336,23 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     name, runs = next(iter(found.items()))
     for run in runs:
-        history = {key: np.array(values) for key, values in run["history"].items()}
-        shown = history["update"] >= min(row[0] for row in run["rows"])
-        left.plot(history["update"][shown], history["noise_scale"][shown], color="C0", lw=0.8)
+        history, last = run["history"], run["rows"][-1][0]
+        updates = np.array(history["update"]) + RECIPES[name].updates(RECIPES[name].warm_up)
+        before = updates < run["cut"]
+        left.plot(updates[before], np.array(history["noise_scale"])[before], color="C0", lw=0.8)
+        left.plot([run["cut"], last], [run["forecast"]] * 2, color="C0", lw=0.8)
         groups = np.array_split(np.array(run["rows"]), len(run["rows"]) // 10)
         where, values = zip(*((group[:, 0].mean(), pooled(group)) for group in groups), strict=True)
         left.plot(where, values, ".", color="C1")
     left.axvline(runs[0]["cut"], color="0.7", ls=":")
     left.axvspan(runs[0]["cut"], runs[0]["settled_at"], color="0.93", label="settling")
-    left.plot([], [], color="C0", label="forecast, BatchSizeScheduler")
+    left.fill_between(
+        [runs[0]["cut"], last], *[[end] * 2 for end in runs[0]["interval"]], color="C0", alpha=0.12
+    )
+    left.plot([], [], color="C0", label="BatchSizeScheduler; from the cut on its forecast there")
     left.plot([], [], ".", color="C1", label="measured, frozen weights")
     left.set(yscale="log", xlabel="update", ylabel="noise scale, examples", title=name)
-    left.legend()
+    left.legend(loc="lower right", fontsize=8)
     for row, runs in enumerate(found.values()):
         ratios = [run["forecast"] / run["measured"] for run in runs]
         middle, low, high = over_seeds(ratios)

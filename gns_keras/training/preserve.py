@@ -49,13 +49,13 @@ def preserved(model: keras.Model) -> Iterator[None]:
             model.optimizer.build(model.trainable_variables)
     snapshot = _Snapshot(model)
     try:
-        yield
-    finally:
         try:
+            yield
+        finally:
             snapshot.restore()
-        except KeyboardInterrupt:  # In the middle of this: put everything back, then stop.
-            snapshot.restore()
-            raise
+    except KeyboardInterrupt:  # Perhaps in the middle of putting back: once more, all of it.
+        snapshot.restore()
+        raise
 
 
 class _Snapshot:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.recommend import predicted_critical_batch_size, recommend
+from gns_keras.core.run_forecast import forecast_run
 from gns_keras.report.advice import Advice
 from gns_keras.training import advise_checks, checks
 from gns_keras.training.example_source import ExampleSource
@@ -59,7 +60,9 @@ def advise(
             batched dataset's own; 32 for arrays.
         budget: Examples to spend on training and measuring. Default: until the answer is resolved.
             Step times come on top; they use one batch over and over.
-        target_loss: Not supported yet: must be None.
+        target_loss: Training loss, as compiled, that you want to reach: the critical batch size is
+            that of the whole run down to it, partly a forecast. Default: where the run is heading,
+            at most ten times as far as it was watched; the report says which loss that is.
         objective: "balanced": the critical batch size, twice the smallest number of steps and of
             examples. "time": the shortest run on these devices. "cost": 20 % more examples than
             the smallest number.
@@ -84,10 +87,9 @@ def advise(
 
     Reference: McCandlish et al. 2018, arXiv 1812.06162.
     """
-    if target_loss is not None:
-        raise NotImplementedError(f"advise does not act on target_loss={target_loss!r} yet.")
     advise_checks.check_model(model)
     advise_checks.check_choices(objective, learning_rate, verify)
+    advise_checks.check_target_loss(target_loss)
     source = ExampleSource(data, batch_size)
     advise_checks.check_numbers(max_batch_size, budget, source)
     _build(model, source, seed)
@@ -104,6 +106,7 @@ def advise(
             left = None if budget is None else budget - evidence.examples_used
             plan = plan_trial(model, source, left)
             evidence = _train_and_measure(model, source, plan, evidence, seed, stage)
+            evidence = _with_forecast(evidence, target_loss)
             evidence, memory = _time_steps(model, source, evidence, max_batch_size, stage)
     return Advice.of(recommend(evidence, objective=objective, max_batch_size=memory))
 
@@ -117,6 +120,7 @@ def _present(model: keras.Model, source: ExampleSource) -> Evidence:
         base_learning_rate=_learning_rate(model),
         rule=rule,
         dataset_size=source.num_examples,
+        num_replicas=model.distribute_strategy.num_replicas_in_sync,
         remarks=tuple(remarks),
     )
 
@@ -167,6 +171,17 @@ def _train_and_measure(
         examples_used=evidence.examples_used + trial.examples_used,
         remarks=(*_remarks(model, trial.losses), *evidence.remarks),
     )
+
+
+def _with_forecast(evidence: Evidence, target_loss: float | None) -> Evidence:
+    """Adds the noise scale of the run down to the loss in question."""
+    forecast = forecast_run(
+        evidence.points,
+        evidence.base_batch_size,
+        target_loss=target_loss,
+        dataset_size=evidence.dataset_size,
+    )
+    return replace(evidence, forecast=forecast)
 
 
 def _learning_rate(model: keras.Model) -> float:

@@ -4,51 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+from gns_keras.core.advice_parts import AdviceRow, NoisePoint, ReplicaRow
 from gns_keras.core.json_records import JsonRecord
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.numbers import format_number
+from gns_keras.core.run_forecast import RunForecast
 from gns_keras.core.step_time import StepTime
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdviceRow:
-    """What one global batch size would mean for a whole run.
-
-    Attributes:
-        batch_size: Global batch size, in examples.
-        relative_steps: Optimizer steps over the smallest possible number, `1 + B_c/B` (Eq. 2.11).
-        relative_examples: Examples over the smallest possible number, `1 + B/B_c`.
-        learning_rate: By the learning-rate rule, from the present one; NaN without a rule.
-        step_time_s: Seconds per step on the devices of the measurement; NaN if unknown.
-        step_time_measured: Whether that time was measured, and not predicted by the fit.
-        relative_time: Duration of the run on those devices, over that at the present batch size.
-        relative_cost: Examples to process, and with them the compute to pay for, over those at the
-            present batch size.
-    """
-
-    batch_size: int
-    relative_steps: float
-    relative_examples: float
-    learning_rate: float
-    step_time_s: float = math.nan
-    step_time_measured: bool = False
-    relative_time: float = math.nan
-    relative_cost: float = math.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoisePoint:
-    """A noise scale measured at frozen weights, at one point of the trial run.
-
-    Attributes:
-        examples_seen: Examples that the run had trained on.
-        noise_scale: The measurement.
-    """
-
-    examples_seen: int
-    noise_scale: NoiseScale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +43,11 @@ class Advice(JsonRecord):
         step_time: Measured step times and their fit, or None.
         points: The snapshots along the trial run.
         learning_rate_check: The check or search of the learning rate, or None.
+        forecast: The run that the critical batch size is for, or None: the trial run itself.
+        schedule: "adaptive" if a batch size that grows while training is worth it, else "fixed".
+        replicas: One row per number of replicas, 1, 2, 4 and so on; empty without step times.
+        num_replicas: How many are worth paying for, at both ends of `interval`.
+        is_watched: The evidence is a run that was only watched.
     """
 
     SCHEMA_VERSION = 2
@@ -103,6 +71,11 @@ class Advice(JsonRecord):
     step_time: StepTime | None = None
     points: tuple[NoisePoint, ...] = ()
     learning_rate_check: LearningRateCheck | None = None
+    forecast: RunForecast | None = None
+    schedule: str = "fixed"
+    replicas: tuple[ReplicaRow, ...] = ()
+    num_replicas: int = 1
+    is_watched: bool = False
 
     @property
     def recommended_row(self) -> AdviceRow:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from gns_keras.core.advice import NoisePoint
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
+from gns_keras.core.run_forecast import RunForecast
 from gns_keras.core.step_time import StepTime
 
 
@@ -25,6 +26,9 @@ class Evidence:
         examples_used: Examples that were processed to find out.
         remarks: Warnings from the measurement itself.
         learning_rate_check: The check or search of the learning rate, or None.
+        forecast: The noise scale of the run that is asked about, or None: that of the trial run.
+        num_replicas: Replicas that the step times were measured on.
+        is_watched: The evidence is a run that was only watched.
     """
 
     noise_scale: NoiseScale
@@ -37,3 +41,6 @@ class Evidence:
     examples_used: int = 0
     remarks: tuple[str, ...] = ()
     learning_rate_check: LearningRateCheck | None = None
+    forecast: RunForecast | None = None
+    num_replicas: int = 1
+    is_watched: bool = False

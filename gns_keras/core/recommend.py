@@ -4,14 +4,27 @@ import math
 from dataclasses import dataclass
 
 from gns_keras.core.adaptive import adaptive_gain
-from gns_keras.core.advice import Advice, AdviceRow
+from gns_keras.core.advice import Advice
+from gns_keras.core.advice_parts import AdviceRow, ReplicaRow
+from gns_keras.core.advice_table import (
+    COST_OVERHEAD,
+    nearest_power_of_two,
+    power_of_two_below,
+    powers_of_two,
+    rows_for,
+    rule_for,
+    table_rows,
+)
 from gns_keras.core.evidence import Evidence
-from gns_keras.core.learning_rate import LearningRateRule
-from gns_keras.core.tradeoff import batch_size_at_overhead, relative_examples, relative_steps
+from gns_keras.core.replicas import replica_rows, worthwhile_replicas
+from gns_keras.core.tradeoff import batch_size_at_overhead
 from gns_keras.core.warning_words import warnings_for
 
 OBJECTIVES = ("balanced", "time", "cost")
-COST_OVERHEAD = 0.2  # "cost": 20 % more examples than the minimum.
+SENSIBLE = (
+    4.0  # A batch size within this factor of what an end of the interval asks for is sensible.
+)
+ADAPTIVE_GAIN = 0.81  # `gamma` at which an adaptive batch size saves 5 % of steps and examples.
 WIDEST = 16  # "time": from 16 B_c on, a bigger batch saves at most 6 % of the steps.
 
 
@@ -47,6 +60,8 @@ def predicted_critical_batch_size(evidence: Evidence) -> CriticalBatchSize:
         evidence: What was measured.
     """
     scale = evidence.noise_scale
+    if evidence.forecast is not None:
+        return CriticalBatchSize(value=evidence.forecast.value, interval=evidence.forecast.interval)
     return CriticalBatchSize(
         value=scale.value if scale.resolved and scale.value > 0 else math.nan,
         interval=scale.interval,
@@ -75,9 +90,10 @@ def recommend(
     _check(evidence, objective, max_batch_size)
     cap = min(max_batch_size or math.inf, evidence.dataset_size or math.inf)
     critical = predicted_critical_batch_size(evidence)
-    batch_size, limited_by = _choose(evidence, objective, critical, max_batch_size)
     ends = tuple(_end(evidence, objective, bound, cap) for bound in critical.interval)
-    table = _table(evidence, critical.supported, cap, batch_size)
+    batch_size, limited_by = _choose(evidence, objective, critical, max_batch_size)
+    batch_size, limited_by = _sensible(evidence, batch_size, limited_by, ends)
+    table = table_rows(evidence, critical.supported, cap, batch_size)
     advice = Advice(
         noise_scale=evidence.noise_scale,
         critical_batch_size=critical.value,
@@ -87,29 +103,26 @@ def recommend(
         learning_rate=next(row.learning_rate for row in table if row.batch_size == batch_size),
         limited_by=limited_by,
         exchange_rate=critical.value,
-        adaptive_gain=_gain(evidence),
+        adaptive_gain=_gain(evidence)
+        if evidence.forecast is None
+        else evidence.forecast.adaptive_gain,
         table=table,
         warnings=evidence.remarks,
         examples_used=evidence.examples_used,
         objective=objective,
         base_batch_size=evidence.base_batch_size,
         base_learning_rate=evidence.base_learning_rate,
-        rule=_rule(evidence, critical.supported),
+        rule=rule_for(evidence, critical.supported),
         step_time=evidence.step_time,
         points=evidence.points,
         learning_rate_check=evidence.learning_rate_check,
+        forecast=evidence.forecast,
+        schedule=_schedule(evidence),
+        replicas=_replicas(evidence, critical.supported),
+        num_replicas=_worthwhile(evidence, critical),
+        is_watched=evidence.is_watched,
     )
     return warnings_for(advice, dataset_size=evidence.dataset_size, max_batch_size=max_batch_size)
-
-
-def nearest_power_of_two(value: float) -> int:
-    """The power of two nearest in ratio, at least 1."""
-    return 2 ** max(0, round(math.log2(value))) if value > 1 else 1
-
-
-def power_of_two_below(value: float) -> int:
-    """The largest power of two that is not above `value`, at least 1."""
-    return 2 ** max(0, math.floor(math.log2(value))) if value > 1 else 1
 
 
 def _choose(
@@ -146,11 +159,46 @@ def _wanted(evidence: Evidence, objective: str, critical: float, cap: float) -> 
     return nearest_power_of_two(critical), "noise_scale"
 
 
+def _sensible(
+    evidence: Evidence, size: int, limited_by: str, ends: tuple[float, ...]
+) -> tuple[int, str]:
+    """Keeps a batch size only if it is within `SENSIBLE` of what both ends would ask for.
+
+    Where no size is, the interval says too little: as far as its lower end supports, no further.
+    """
+    low, high = ends
+    if limited_by == "insufficient_data" or not (low > 0 and math.isfinite(high)):
+        return size, limited_by
+    least, most = high / SENSIBLE, SENSIBLE * low
+    if least > most:
+        return max(int(low), evidence.base_batch_size), "insufficient_data"
+    return int(min(max(size, least), most)), limited_by
+
+
+def _schedule(evidence: Evidence) -> str:
+    """Returns "adaptive" where growth is significant and worth it, else "fixed"."""
+    forecast = evidence.forecast
+    if forecast is None or not forecast.resolved or not forecast.law.exponent_interval[0] > 0:
+        return "fixed"
+    return "adaptive" if forecast.adaptive_gain <= ADAPTIVE_GAIN else "fixed"
+
+
+def _replicas(evidence: Evidence, critical: float) -> tuple[ReplicaRow, ...]:
+    most = evidence.dataset_size or math.inf
+    return replica_rows(evidence.step_time, critical, evidence.num_replicas, most)
+
+
+def _worthwhile(evidence: Evidence, critical: CriticalBatchSize) -> int:
+    """The number that is worth it at both ends of the interval."""
+    bounds = [bound for bound in (*critical.interval, critical.supported) if 0 < bound < math.inf]
+    return min((worthwhile_replicas(_replicas(evidence, b)) for b in bounds), default=1)
+
+
 def _timed_rows(evidence: Evidence, critical: float, high: float) -> list[AdviceRow]:
     """Rows with a step time, from the smallest measured batch size on."""
     if evidence.step_time is None:
         return []
-    rows = _rows(evidence, critical, _powers(min(evidence.step_time.batch_sizes), high))
+    rows = rows_for(evidence, critical, powers_of_two(min(evidence.step_time.batch_sizes), high))
     return [row for row in rows if not math.isnan(row.step_time_s)]
 
 
@@ -164,66 +212,6 @@ def _end(evidence: Evidence, objective: str, bound: float, cap: float) -> float:
         return 1.0
     wanted, _ = _wanted(evidence, objective, bound, cap)
     return float(wanted if wanted <= cap else power_of_two_below(cap))
-
-
-def _powers(low: float, high: float) -> list[int]:
-    first = power_of_two_below(low).bit_length() - 1
-    last = max(first, power_of_two_below(high).bit_length() - 1)
-    return [2**exponent for exponent in range(first, last + 1)]
-
-
-def _table(
-    evidence: Evidence, critical: float, cap: float, recommended: int
-) -> tuple[AdviceRow, ...]:
-    """Rows at powers of two from below the present size to four times the critical one."""
-    base = evidence.base_batch_size
-    low = min(
-        base, recommended, batch_size_at_overhead(COST_OVERHEAD, critical) if critical > 0 else base
-    )
-    high = min(max(base, 2 * recommended, 4 * critical), cap)
-    sizes = {size for size in _powers(low, high) if size <= cap} | {base, recommended}
-    return tuple(_rows(evidence, critical, sorted(sizes)))
-
-
-def _rows(evidence: Evidence, critical: float, sizes: list[int]) -> list[AdviceRow]:
-    base = evidence.base_batch_size
-    steps, examples, time = _relative(evidence, critical, base)
-    rows = []
-    for size in sizes:
-        row_steps, row_examples, row_time = _relative(evidence, critical, size)
-        measured = evidence.step_time is not None and size in evidence.step_time.batch_sizes
-        rows.append(
-            AdviceRow(
-                batch_size=size,
-                relative_steps=row_steps,
-                relative_examples=row_examples,
-                learning_rate=_learning_rate(evidence, critical, size),
-                step_time_s=row_time,
-                step_time_measured=measured,
-                relative_time=row_steps * row_time / (steps * time),
-                relative_cost=row_examples / examples,
-            )
-        )
-    return rows
-
-
-def _relative(evidence: Evidence, critical: float, size: int) -> tuple[float, float, float]:
-    """Returns steps and examples over their minimum, and the step time in seconds."""
-    time = math.nan if evidence.step_time is None else evidence.step_time.predict(size)
-    if not critical > 0:
-        return math.nan, math.nan, time
-    return float(relative_steps(size, critical)), float(relative_examples(size, critical)), time
-
-
-def _rule(evidence: Evidence, critical: float) -> LearningRateRule | None:
-    return None if evidence.rule is None else evidence.rule.at(critical if critical > 0 else None)
-
-
-def _learning_rate(evidence: Evidence, critical: float, size: int) -> float:
-    rule = _rule(evidence, critical)
-    if rule is None:
-        return math.nan
-    return evidence.base_learning_rate * rule.scale(size, evidence.base_batch_size)
 
 
 def _gain(evidence: Evidence) -> float:

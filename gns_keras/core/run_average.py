@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gns_keras.core.advice import NoisePoint
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.groups import StepObservations
 from gns_keras.core.moments import Moments
 from gns_keras.core.noise_scale import NoiseScale, noise_scale_from_moments

@@ -8,9 +8,11 @@ from typing import Any, Self
 from rich.console import RenderableType
 
 from gns_keras.core import advice as core
+from gns_keras.core.recommend import recommend
 from gns_keras.report.figure import draw
 from gns_keras.report.html import render_html
 from gns_keras.report.text import render, renderable
+from gns_keras.report.watched import evidence_from_monitor
 
 
 class Advice(core.Advice):
@@ -24,6 +26,36 @@ class Advice(core.Advice):
     def of(cls, advice: core.Advice) -> Self:
         """Returns the same values with the ways to show them."""
         return cls(**{field.name: getattr(advice, field.name) for field in fields(advice)})
+
+    @classmethod
+    def from_monitor(
+        cls,
+        monitor: Any,
+        *,
+        batch_size: int | None = None,
+        objective: str = "balanced",
+        max_batch_size: int | None = None,
+    ) -> Self:
+        """Returns advice from a run that was only watched; its warnings say what is missing.
+
+        Args:
+            monitor: A `NoiseScaleMonitor` that was in a `fit`.
+            batch_size: Global batch size of the run. Default: from what was measured.
+            objective: "balanced", "time" (which needs step times, and is balanced here) or "cost".
+            max_batch_size: Largest global batch size that fits into memory.
+
+        Raises:
+            ValueError: The monitor has watched no run yet, or an argument is out of range.
+
+        Example:
+            ```python
+            monitor = NoiseScaleMonitor()
+            model.fit(x, y, batch_size=64, callbacks=[monitor])
+            print(Advice.from_monitor(monitor))
+            ```
+        """
+        evidence = evidence_from_monitor(monitor, batch_size)
+        return cls.of(recommend(evidence, objective=objective, max_batch_size=max_batch_size))
 
     def __str__(self) -> str:
         return render(self)

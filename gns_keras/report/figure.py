@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gns_keras.core.advice import Advice, AdviceRow
+from gns_keras.core.advice import Advice
+from gns_keras.core.advice_parts import AdviceRow
 from gns_keras.core.tradeoff import relative_examples, relative_steps
 
 BLUE, ORANGE, GREEN = "#0b5cad", "#c4570c", "#1a7f37"

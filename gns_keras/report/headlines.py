@@ -2,7 +2,8 @@
 
 import math
 
-from gns_keras.core.advice import Advice, AdviceRow
+from gns_keras.core.advice import Advice
+from gns_keras.core.advice_parts import AdviceRow
 from gns_keras.core.numbers import format_number
 
 REASONS = {

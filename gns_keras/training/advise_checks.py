@@ -1,5 +1,6 @@
 """What `advise` refuses before it does anything, and what it says about a model."""
 
+import math
 from typing import Any
 
 import keras
@@ -50,6 +51,19 @@ def check_choices(objective: str, learning_rate: str, verify: str) -> None:
     if verify != "auto":
         raise NotImplementedError(
             f"advise does not act on verify={verify!r} yet. Supported: verify='auto', the default."
+        )
+
+
+def check_target_loss(target_loss: float | None) -> None:
+    """Refuses what is no training loss above 0.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    if target_loss is not None and not 0 < target_loss < math.inf:
+        raise ValueError(
+            "Expected `target_loss` to be a training loss above 0: the forecast is a power law in "
+            f"the loss. Received: {target_loss}."
         )
 
 

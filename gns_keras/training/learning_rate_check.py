@@ -23,9 +23,9 @@ from gns_keras.training import keras_private
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.preserve import preserved
 
-STEPS, FEWEST_STEPS = 40, 24
+STEPS, FEWEST_STEPS = 32, 24
 PROBE_STEPS = 8
-SEEDS = 3
+SEEDS = 4
 NUM_RUNS = SEEDS * len(FACTORS)
 SHARE_OF_BUDGET = 3  # A third.
 SNAPSHOTS = 10  # Weights that the mean is taken of, at most about.

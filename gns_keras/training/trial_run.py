@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from gns_keras.core.advice import NoisePoint
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.pooled import MIN_BLOCKS
 from gns_keras.core.run_average import average_along_run
@@ -177,16 +177,16 @@ class _Snapshots(keras.callbacks.Callback):
         self.advance((batch + 1 - self._steps) * self._plan.batch_size)
         self._steps = batch + 1
         if self._steps - self._measured_at >= self._plan.every:
-            self._note_loss(logs or {})
+            loss = self._note_loss(logs or {})
             self._measured_at = self._steps
-            self._take()
+            self._take(loss)
             if self._is_done():
                 self.model.stop_training = True
 
-    def _note_loss(self, logs: dict[str, Any]) -> None:
+    def _note_loss(self, logs: dict[str, Any]) -> float:
         """Takes the mean loss since the last snapshot out of the mean since the beginning."""
         if "loss" not in logs:
-            return
+            return math.nan
         loss = float(np.asarray(logs["loss"]))
         if not math.isfinite(loss):
             raise RuntimeError(
@@ -198,15 +198,16 @@ class _Snapshots(keras.callbacks.Callback):
         total = loss * self._steps
         self.result.losses.append((total - self._loss_sum) / (self._steps - self._measured_at))
         self._loss_sum = total
+        return self.result.losses[-1]
 
-    def _take(self) -> None:
+    def _take(self, loss: float) -> None:
         self._measurement.reset()
         for _ in range(MIN_BLOCKS):
             self._measurement.add_batch(next(self._batches))
             self.advance(self._plan.measure_batch_size)
         seen = self._steps * self._plan.batch_size
         found = self._measurement.noise_scale()
-        self.result.points.append(NoisePoint(examples_seen=seen, noise_scale=found))
+        self.result.points.append(NoisePoint(examples_seen=seen, noise_scale=found, loss=loss))
         taken = len(self.result.points) * self._plan.snapshot_examples
         self.result.examples_used = seen + taken
 

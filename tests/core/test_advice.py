@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gns_keras.core.advice import Advice, NoisePoint
+from gns_keras.core.advice import Advice
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.noise_scale import NoiseScale

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gns_keras.core.advice import NoisePoint
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.run_average import average_along_run
 

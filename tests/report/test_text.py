@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gns_keras.core.advice import NoisePoint
+from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.noise_scale import NoiseScale

@@ -88,14 +88,25 @@ class BatchDecisions:
         if not self.batch_size:
             self.batch_size = policy.smallest
         scale = self.noise_scale(temperature)
-        if scale.resolved:
-            self.critical_batch_size = scale.value
+        self.critical_batch_size = self._critical_batch_size(scale)
         if self._preset is not None:
             self.batch_size = self._preset.at(self.examples_seen, self.batch_size)
         else:
             current = max(policy.smallest, min(self.batch_size, policy.largest))
             self.batch_size = next_batch_size(current, scale, self.exchange_rate, policy)
         return self.batch_size
+
+    def _critical_batch_size(self, scale: NoiseScale) -> float | None:
+        """`B_*` of Eq. A.3: `E_min/S_min` of the run so far, a lower bound until that is known.
+
+        Not the present noise scale: late in a run that is many times larger, and the learning rate
+        would follow the batch in proportion past where training is stable.
+        """
+        average = self._running_rate.value
+        if math.isfinite(average):
+            return average
+        lower = scale.interval[0]
+        return lower if lower > 0 else None
 
     def warmed_scale(self, scale: float, warm_up: float) -> float:
         """Factor on the learning rate of the next update, on its way to `scale`.
@@ -158,8 +169,7 @@ class BatchDecisions:
 
     def pack(self) -> dict[str, FloatArray]:
         """Returns the state as arrays by name, once everything recorded was added."""
-        critical = math.nan if self.critical_batch_size is None else self.critical_batch_size
-        counts = [self.batch_size, self.examples_seen, self.updates, critical, self._elapsed]
+        counts = [self.batch_size, self.examples_seen, self.updates, self._elapsed]
         return {
             **self._tracker.pack(),
             "counts": np.array(counts, dtype=np.float64),
@@ -173,9 +183,8 @@ class BatchDecisions:
         self._normalised = self._tracker.result()
         self._running_rate.unpack(stored["exchange_rate"])
         self._warm_up.unpack(stored["warm_up"])
-        size, seen, updates, critical, self._elapsed = (float(v) for v in stored["counts"])
+        size, seen, updates, self._elapsed = (float(v) for v in stored["counts"])
         self.batch_size, self.examples_seen, self.updates = int(size), int(seen), int(updates)
-        self.critical_batch_size = None if math.isnan(critical) else critical
         self._pending = []
 
 

@@ -8,6 +8,7 @@ import pytest
 from gns_keras.core.batch_decisions import BatchDecisions
 from gns_keras.core.batch_policy import BatchLimit, BatchPolicy, PresetBatchSizes
 from gns_keras.core.groups import StepObservations, observe_groups
+from gns_keras.core.noise_scale import NoiseScale
 
 POLICY = BatchPolicy(granule=16, min_batch_size=16, max_batch_size=2048)
 DIMENSIONS = 200
@@ -100,3 +101,26 @@ def test_observations_that_were_not_recorded_are_refused() -> None:
     steps = observe(np.random.default_rng(0), 640.0, 16, 1.0)
     with pytest.raises(ValueError, match=r"of 0 updates.*Received: 1"):
         decisions.add(steps)
+
+
+def test_the_rule_gets_the_average_of_the_run_and_before_that_a_lower_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decisions = BatchDecisions()
+    decisions.choose(1.0, POLICY)
+    assert decisions.critical_batch_size is None  # Nothing is known: the plain rule.
+
+    def measured(value: float, lower: float) -> None:
+        found = NoiseScale(value=value, interval=(lower, math.inf))
+        monkeypatch.setattr(decisions, "noise_scale", lambda temperature: found)
+
+    measured(math.nan, 40.0)
+    decisions.choose(1.0, POLICY)
+    assert decisions.critical_batch_size == 40.0
+    for value in (64.0, 64.0, 6400.0):
+        measured(value, value / 2)
+        decisions.record(64, 1.0, observed=False)
+    decisions.choose(1.0, POLICY)
+    shares = np.array([1 / 2, 1 / 2, 1 / 101])  # ds = dt/(1 + N/B)
+    expected = shares @ [64, 64, 6400] / shares.sum()  # 126, far from 6,400.
+    assert decisions.critical_batch_size == pytest.approx(expected)

@@ -239,3 +239,12 @@ def test_both_limits_share_their_recipe() -> None:
         schedule = module.build_model(num_updates=200).optimizer._learning_rate
         assert (schedule.num_updates, schedule.warm_up_updates) == (200, 10)
         assert schedule.peak == module.LEARNING_RATES["lars"]
+
+
+def test_the_table_of_tasks_names_every_one_with_its_learning_rate() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
+    for name in list_tasks():
+        task = get_task(name)
+        [row] = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        assert f"| {task.learning_rate:g} | {task.batch_size:,}" in row

@@ -10,6 +10,8 @@ Predictors of one run, for a goal that it reached after `t` steps:
     hessian     B_noise, ratio of the weighted sums of tr(H Sigma) and G'HG
     mean        frozen at the mean of the weights since the last point, ratio of the weighted sums
     longer      the same since the point before that
+    both        geometric mean of `frozen` and `longer`
+    thin        `both` from every third point and one snapshot of three
     mean_adam   as `mean`, in Adam's metric
     sign        half-progress batch of the sign of the gradient, over the last third of the way
     steady      the same of gradients over the root of second moments at that batch size
@@ -42,12 +44,19 @@ PREDICTORS = (
     "hessian",
     "mean",
     "longer",
+    "both",
+    "thin",
     "mean_adam",
     "sign",
     "steady",
     "branch",
 )
-SNAPSHOT_EXAMPLES = {"running": 0, "hessian": 2048}  # At a point; 3,072 for all others.
+SNAPSHOT_EXAMPLES = {
+    "running": 0,
+    "hessian": 2048,
+    "both": 6144,
+    "thin": 4096,
+}  # At a point; 3,072 for all others.
 SHARE_OF_WAY = 3.0  # The half-progress batch pools the points of the last two thirds.
 
 
@@ -93,9 +102,11 @@ def predict(
         half_life: Of the smoothing of the loss.
     """
     late = delay(batch_size, half_life)
-    reached = [(run, run["steps_to"][goal] - late) for run in runs if run["steps_to"][goal] > 0]
+    thin = [_thinned(run) for run in runs]
     found = {}
     for name in PREDICTORS[:-1]:
+        of_name = thin if name == "thin" else runs
+        reached = [(r, r["steps_to"][goal] - late) for r in of_name if r["steps_to"][goal] > 0]
         values = [_of_run(name, run, steps, batch_size) for run, steps in reached]
         spent = [
             steps * batch_size
@@ -124,6 +135,9 @@ def _pooled(values: list[float], examples: float) -> Predicted:
 def _of_run(name: str, run: dict, steps: float, batch_size: int) -> float:
     if name == "running":
         return _running(run, steps, batch_size)
+    if name in ("both", "thin"):
+        both = [_of_run(part, run, steps, batch_size) for part in ("frozen", "longer")]
+        return math.sqrt(both[0] * both[1])
     if name in ("sign", "steady"):
         return _half_progress(run, steps, name)
     if name == "hessian":
@@ -139,6 +153,12 @@ def _of_run(name: str, run: dict, steps: float, batch_size: int) -> float:
     if name == "pairs":
         return _of_sums(run, [np.mean(s, axis=0) for s in snapshots], steps, batch_size)
     return _average(run, [_of_point(s) for s in snapshots], steps, batch_size)
+
+
+def _thinned(run: dict) -> dict:
+    """Every third point, the last one included, with the first of its three snapshots."""
+    kept = run["points"][(len(run["points"]) - 1) % 3 :: 3]
+    return run | {"points": [point | {"snapshots": point["snapshots"][:1]} for point in kept]}
 
 
 def _of_point(snapshots: list[list[float]]) -> float:

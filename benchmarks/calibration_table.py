@@ -21,7 +21,8 @@ from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.core.tradeoff_result import Tradeoff
 
 EPOCHS = 20
-BASIS = "frozen"  # The predictor that is calibrated.
+BASIS = "both"  # The predictor that is calibrated.
+COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +83,33 @@ def points_of(rows: Sequence[Row], name: str, role: str | None = None) -> list[C
     return [point for point in found if point is not None]
 
 
-def big_table(rows: Sequence[Row], calibrations: dict[str, Calibration]) -> str:
+def left_out(rows: Sequence[Row]) -> list[tuple[float, tuple[float, float]]]:
+    """Prediction and interval of every row, calibrated on all other tasks."""
+    points = points_of(rows, BASIS)
+    others = {
+        row.task.name: fit_calibration([p for p in points if p.task != row.task.name])
+        for row in rows
+    }
+    return [
+        others[row.task.name][row.task.family].predict(row.predicted[BASIS].value) for row in rows
+    ]
+
+
+def big_table(rows: Sequence[Row]) -> str:
     """Measured critical batch sizes, predicted over measured, and the calibrated prediction."""
-    names = [name for name in PREDICTORS if name != "pairs"]
+    names = [name for name in PREDICTORS if name not in ("pairs", "mean", "mean_adam", "thin")]
     lines = [
         "| Task | Goal | Measured | " + " | ".join(names) + " | Calibrated | Ratio |",
         "|---" * (len(names) + 5) + "|",
     ]
-    for row in rows:
+    for row, (value, ends) in zip(rows, left_out(rows), strict=True):
         fit = row.measured
         cells = [_cell(row.predicted[name], fit.critical_batch_size) for name in names]
-        value, ends = calibrations[row.task.family].predict(row.predicted[BASIS].value)
         ratio = value / fit.critical_batch_size
         lines.append(
             f"| {row.task.name} ({row.task.role}) | {row.goal:g} | {_measured(fit)} | "
             + " | ".join(cells)
-            + f" | {value:.0f} ({ends[0]:.0f} to {ends[1]:.0f}) | {_number(ratio)} |"
+            + f" | {value:.3g} ({ends[0]:.3g} to {ends[1]:.3g}) | {_number(ratio)} |"
         )
     return "\n".join(lines)
 
@@ -105,8 +117,8 @@ def big_table(rows: Sequence[Row], calibrations: dict[str, Calibration]) -> str:
 def _measured(fit: Tradeoff) -> str:
     low, high = fit.interval
     if fit.resolved:
-        return f"{fit.critical_batch_size:.0f} ({low:.0f} to {high:.0f})"
-    return f"unresolved ({low:.0f} to {high:.0f})"
+        return f"{fit.critical_batch_size:.3g} ({low:.3g} to {high:.3g})"
+    return f"unresolved ({low:.3g} to {high:.3g})"
 
 
 def _cell(found: Predicted, measured: float) -> str:
@@ -117,7 +129,19 @@ def _cell(found: Predicted, measured: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}" if math.isfinite(value) else "–"
+    return f"{value:.2g}" if not math.isnan(value) else "–"
+
+
+def _coverage(rows: Sequence[Row]) -> str:
+    inside = [
+        ends[0] <= row.measured.critical_batch_size <= ends[1]
+        for row, (_, ends) in zip(rows, left_out(rows), strict=True)
+        if row.measured.resolved
+    ]
+    return (
+        f"{sum(inside)} of {len(inside)} measured critical batch sizes are inside of the "
+        "calibrated intervals, whose task was left out."
+    )
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -163,17 +187,17 @@ def _score(score: CalibrationScore | None) -> str:
 def budget(rows: Sequence[Row]) -> str:
     """Examples of one run with its measurements, for the last goal of every task."""
     lines = [
-        "| Task | Run to the last goal | With frozen snapshots | Share of that run "
-        f"| Share of {EPOCHS} epochs |",
-        "|---" * 5 + "|",
+        "| Task | Run to the last goal | and `both` | Share of that run "
+        f"| Share of {EPOCHS} epochs | and `thin` | Share of {EPOCHS} epochs |",
+        "|---" * 7 + "|",
     ]
     for task in dict.fromkeys(row.task for row in rows):
         last = [row for row in rows if row.task is task][-1]
-        run, frozen = (last.predicted[name].examples for name in ("running", BASIS))
+        run, spent, thin = (last.predicted[name].examples for name in ("running", BASIS, "thin"))
         full = EPOCHS * task.num_examples
         lines.append(
-            f"| {task.name} | {run:,.0f} | {frozen:,.0f} | {frozen / run:.0%} | "
-            f"{frozen / full:.1%} |"
+            f"| {task.name} | {run:,.0f} | {spent:,.0f} | {spent / run:.0%} | {spent / full:.1%} "
+            f"| {thin:,.0f} | {thin / full:.1%} |"
         )
     return "\n".join(lines)
 
@@ -191,7 +215,8 @@ def report(rows: Sequence[Row]) -> str:
         [
             f"{len(rows)} goals of {len({row.task.name for row in rows})} tasks; the sweep of "
             f"{unresolved} of them gave a bound only.",
-            big_table(rows, final),
+            big_table(rows),
+            _coverage(rows),
             summary(rows),
             budget(rows),
             "\n".join(constants),
@@ -200,58 +225,45 @@ def report(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Predicted against measured: the noise scale as it is, and calibrated on other tasks."""
+    """Predicted against measured: as the noise scale comes, and calibrated on other tasks."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4), sharex=True, sharey=True)
-    kinds = sorted({row.task.family for row in rows})
-    for axis, title in zip(
-        axes, ("Noise scale, as it is", "Calibrated, its task left out"), strict=True
-    ):
-        for kind, colour in zip(kinds, ("#0072b2", "#d55e00", "#009e73"), strict=False):
-            _draw_kind(axis, rows, kind, colour, calibrated=title.startswith("Calibrated"))
-        axis.set(title=title, xscale="log", yscale="log", xlabel="measured critical batch size")
-        ends = [3, 3000]
+    figure, axes = plt.subplots(1, 3, figsize=(14, 5.2), sharex=True, sharey=True)
+    columns = {
+        "Noise scale at the weights": [(row.predicted["frozen"].value, None) for row in rows],
+        "Geometric mean with that at the mean weights": [
+            (row.predicted[BASIS].value, None) for row in rows
+        ],
+        "The same, calibrated on the other tasks": left_out(rows),
+    }
+    for axis, (title, values) in zip(axes, columns.items(), strict=True):
+        ends = [2, 5000]
         axis.plot(ends, ends, color="black", lw=1)
         axis.fill_between(ends, [e / 2 for e in ends], [2 * e for e in ends], color="0.9", zorder=0)
-        axis.set_xlim(ends)
-        axis.set_ylim(ends)
-        axis.set_aspect("equal")
+        for row, (value, interval) in zip(rows, values, strict=True):
+            _draw_row(axis, row, value, interval)
+        axis.set(title=title, xscale="log", yscale="log", xlabel="measured critical batch size")
+        axis.set(xlim=ends, ylim=ends, aspect="equal")
     axes[0].set_ylabel("predicted")
-    axes[0].legend(frameon=False, title="open: fit, filled: held back")
+    for name, colour in COLOURS.items():
+        axes[0].plot([], [], "o", color=colour, label=name)
+    axes[0].plot([], [], "o", color="black", mfc="white", label="open: fit, filled: held back")
+    axes[0].legend(frameon=False, loc="upper left")
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
 
 
-def _draw_kind(axis: Any, rows: Sequence[Row], kind: str, colour: str, *, calibrated: bool) -> None:
-    for role in ("fit", "test"):
-        chosen = [
-            r for r in rows if (r.task.family, r.task.role) == (kind, role) and r.point(BASIS)
-        ]
-        if not chosen:
-            continue
-        measured = [row.measured.critical_batch_size for row in chosen]
-        predicted = [row.predicted[BASIS].value for row in chosen]
-        if calibrated:
-            others = {
-                row.task.name: fit_calibration(
-                    [p for p in points_of(rows, BASIS) if p.task != row.task.name]
-                )[kind]
-                for row in chosen
-            }
-            both = [others[r.task.name].predict(v) for r, v in zip(chosen, predicted, strict=True)]
-            predicted = [value for value, _ in both]
-            below = [v - ends[0] for v, ends in both]
-            above = [ends[1] - v for v, ends in both]
-            axis.errorbar(
-                measured, predicted, [below, above], fmt="none", ecolor=colour, alpha=0.25, lw=1
-            )
-        low = [m - row.measured.interval[0] for m, row in zip(measured, chosen, strict=True)]
-        high = [row.measured.interval[1] - m for m, row in zip(measured, chosen, strict=True)]
-        axis.errorbar(
-            measured, predicted, xerr=[low, high], fmt="o", ms=5, color=colour, lw=0.6, alpha=0.9,
-            mfc="white" if role == "fit" else colour, label=kind if role == "test" else None,
-        )  # fmt: skip
+def _draw_row(axis: Any, row: Row, value: float, interval: tuple[float, float] | None) -> None:
+    measured = row.measured.critical_batch_size
+    if not math.isfinite(measured):
+        return
+    colour = COLOURS[row.task.optimizer.replace("adamw", "adam")]
+    low, high = row.measured.interval
+    axis.plot([low, high], [value, value], color=colour, lw=0.8, alpha=0.5)
+    if interval is not None:
+        axis.plot([measured, measured], interval, color=colour, lw=0.8, alpha=0.25)
+    face = "white" if row.task.role == "fit" else colour
+    axis.plot(measured, value, "o", ms=5.5, color=colour, mfc=face)

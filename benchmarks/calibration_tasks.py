@@ -64,8 +64,8 @@ class Task:
 
     @property
     def family(self) -> str:
-        """Class of optimizers that share a factor."""
-        return "adam" if self.optimizer == "adamw" else self.optimizer
+        """Class of optimizers that share a factor: with a moving average of gradients, or not."""
+        return "sgd" if self.optimizer == "sgd" else "momentum"
 
     @property
     def num_examples(self) -> int:
@@ -87,7 +87,7 @@ class Task:
     @property
     def grid(self) -> LearningRateGrid:
         """Learning rates of the sweep."""
-        alpha = 0.5 if self.family == "adam" else 1.0
+        alpha = 0.5 if self.optimizer in ("adam", "adamw") else 1.0
         return LearningRateGrid(
             base_learning_rate=self.learning_rate,
             base_batch_size=self.base_batch_size,
@@ -284,7 +284,7 @@ def transformer(codes: Any) -> Any:
 SMALL = (8, 32, 128, 512)  # For SGD.
 WIDE = (8, 32, 128, 512, 2048)  # For momentum.
 LARGE = (16, 64, 256, 1024, 4096)  # For Adam.
-TEXT_SIZES = (16, 64, 256, 1024)
+MIDDLE = (16, 64, 256, 1024)
 TINY = (2, 4, 16, 64, 256, 1024)  # For autoencoders, whose critical batch sizes are small.
 MNIST = (0.4, 0.3, 0.2, 0.14)
 FASHION = (0.75, 0.6, 0.5, 0.45)
@@ -330,17 +330,18 @@ TASKS = {
             TINY,
             (0.022, 0.016, 0.0125, 0.011),
             half_life=512.0,
+            branch_batch_size=256,
             levels_off=50.0,
         ),
-        _task("text_transformer", "test", "adamw", 4e-3, TEXT_SIZES, (2.6, 2.4, 2.25, 2.1)),
-        _task("fashion_mlp", "test", "sgd", 0.1, SMALL, FASHION),
-        _task("fashion_cnn", "test", "adam", 6e-3, LARGE, (0.85, 0.7, 0.6, 0.52)),
-        _task("text_lstm", "fit", "adam", 8e-3, TEXT_SIZES, (2.6, 2.4, 2.25, 2.1)),
-        _task("fashion_mlp", "fit", "momentum", 0.01, WIDE, FASHION),
+        _task("text_transformer", "test", "adamw", 4e-3, MIDDLE[:3], (2.6, 2.4, 2.25, 2.1)),
+        _task("fashion_mlp", "test", "sgd", 0.1, SMALL, FASHION, branch_batch_size=512),
+        _task("fashion_cnn", "test", "adam", 6e-3, MIDDLE, (0.85, 0.7, 0.6, 0.52)),
+        _task("text_lstm", "fit", "adam", 8e-3, MIDDLE, (2.6, 2.4, 2.25, 2.1)),
+        _task("fashion_mlp", "fit", "momentum", 0.01, WIDE, FASHION, branch_batch_size=2048),
         _task(
             "fashion_vae", "test", "adam", 3e-3, LARGE, (55.0, 42.0, 36.0, 33.5), half_life=512.0
         ),
-        _task("fashion_mlp", "test", "adamw", 2e-3, LARGE, FASHION),
+        _task("fashion_mlp", "test", "adamw", 2e-3, LARGE, FASHION, branch_batch_size=1024),
         _task("cifar10_mlp", "test", "adam", 5e-4, LARGE, CIFAR),
         _task("cifar10_mlp", "test", "sgd", 0.02, SMALL, CIFAR),
         _task(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gns_keras.core import calibrated
 from gns_keras.core.calibration import (
     Calibration,
     CalibrationPoint,
@@ -14,6 +15,7 @@ from gns_keras.core.calibration import (
     leave_one_task_out,
     score_calibration,
 )
+from gns_keras.core.noise_scale import NoiseScale
 
 
 def point(task: str, noise_scale: float, critical: float, kind: str = "sgd") -> CalibrationPoint:
@@ -153,3 +155,30 @@ def test_refusals() -> None:
         calibration.predict(50.0, (60.0, 70.0))
     with pytest.raises(ValueError, match="positive, finite"):
         replace(calibration).predict(0.0)
+
+
+def test_every_measured_optimizer_has_a_calibration() -> None:
+    assert calibrated.calibration_for("SGD") is calibrated.SGD
+    for name in ("Adam", "AdamW", "Lamb"):
+        assert calibrated.calibration_for(name) is calibrated.MOMENTUM
+    assert calibrated.calibration_for("SGD", 0.9) is calibrated.MOMENTUM
+    assert calibrated.calibration_for("Lion") is None
+
+
+def test_the_predictor_lies_between_the_two_noise_scales() -> None:
+    last = NoiseScale(value=50.0, interval=(25.0, 100.0))
+    mean = NoiseScale(value=800.0, interval=(400.0, 1600.0))
+    value, (low, high) = calibrated.between_weights(last, mean)
+    assert value == pytest.approx(200.0)
+    # Two factors of 2, independent, in a mean of two: 2 ** (sqrt(2)/2).
+    assert (low, high) == (pytest.approx(200 / 2**0.5**0.5), pytest.approx(200 * 2**0.5**0.5))
+
+
+def test_without_a_resolved_noise_scale_a_lower_bound_remains() -> None:
+    last = NoiseScale(value=100.0, interval=(64.0, 150.0))
+    open_ended = NoiseScale(value=math.nan, interval=(400.0, math.inf))
+    value, ends = calibrated.between_weights(last, open_ended)
+    assert math.isnan(value)
+    assert ends == (pytest.approx(160.0), math.inf)
+    nothing = NoiseScale(value=math.nan, interval=(math.nan, math.nan))
+    assert calibrated.between_weights(last, nothing)[1] == (0.0, math.inf)

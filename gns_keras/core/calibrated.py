@@ -1,0 +1,78 @@
+"""The calibrations that come with the package, and the noise scale that they are for.
+
+The predictor is the geometric mean of two noise scales of a run, both averaged along it up to the
+goal with the weights of Appendix D (McCandlish et al. 2018, arXiv 1812.06162):
+
+    at the weights           |G|^2 holds what the noise in the weights adds: too small
+    at the mean weights      the weights averaged over the last half of the way: too large
+
+docs/validation.md has the table, docs/decisions/0006-calibration.md the reasons.
+"""
+
+import math
+
+from gns_keras.core.calibration import Calibration
+from gns_keras.core.noise_scale import NoiseScale
+
+_SOURCE = "python benchmarks/calibration.py --folder calibration --table, 2026-11-24"
+
+# Plain SGD: four tasks, critical batch sizes from 4 to 140.
+SGD = Calibration(
+    factor=0.2851, log_spread=0.3774, degrees_of_freedom=22.5, num_tasks=4, source=_SOURCE
+)
+# Updates that average gradients over steps: momentum 0.9, Adam, AdamW; eight tasks, 9 to 700.
+MOMENTUM = Calibration(
+    factor=0.9106, log_spread=0.3652, degrees_of_freedom=23.9, num_tasks=8, source=_SOURCE
+)
+MEASURED_OPTIMIZERS = ("SGD", "Adam", "AdamW")
+# They average gradients over steps as Adam does; no sweep was made with them.
+SIMILAR_OPTIMIZERS = ("Adamax", "Lamb", "Nadam")
+
+
+def calibration_for(optimizer: str, momentum: float = 0.0) -> Calibration | None:
+    """The calibration of an optimizer's class; None where nothing is known.
+
+    Args:
+        optimizer: Name of the Keras class.
+        momentum: Its momentum, where it has one. Only 0 and 0.9 were measured.
+
+    Returns:
+        The calibration. For those of `SIMILAR_OPTIMIZERS` it is an assumption.
+    """
+    if optimizer == "SGD":
+        return MOMENTUM if momentum > 0 else SGD
+    if optimizer in (*MEASURED_OPTIMIZERS, *SIMILAR_OPTIMIZERS):
+        return MOMENTUM
+    return None
+
+
+def between_weights(last: NoiseScale, mean: NoiseScale) -> tuple[float, tuple[float, float]]:
+    """The predictor that the calibrations are for.
+
+    Args:
+        last: Noise scale at the weights of the run, averaged along it.
+        mean: That at the mean weights, from other examples, at the same confidence.
+
+    Returns:
+        The geometric mean, and its interval: independent errors, whose squares add up in the
+        logarithm. NaN where one of them is unresolved, with the lower bound that remains.
+
+    Example:
+        >>> last = NoiseScale(value=100.0, interval=(80.0, 130.0))
+        >>> mean = NoiseScale(value=400.0, interval=(300.0, 600.0))
+        >>> value, interval = between_weights(last, mean)
+        >>> round(value), [round(end) for end in interval]
+        (200, [167, 255])
+    """
+    if not (last.resolved and mean.resolved):
+        return math.nan, (math.sqrt(last.lower_bound * mean.lower_bound), math.inf)
+    value = math.sqrt(last.value * mean.value)
+    lows = [scale.interval[0] / scale.value for scale in (last, mean)]
+    highs = [scale.interval[1] / scale.value for scale in (last, mean)]
+    if min(lows) <= 0:
+        return value, (0.0, value * math.exp(_half_width(highs)))
+    return value, (value * math.exp(-_half_width(lows)), value * math.exp(_half_width(highs)))
+
+
+def _half_width(ratios: list[float]) -> float:
+    return math.hypot(*(math.log(ratio) for ratio in ratios)) / 2

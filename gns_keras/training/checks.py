@@ -12,6 +12,16 @@ _BATCH_COUPLED_LOSSES = ("circle",)
 _WHOLE_BATCH_LOSSES = ("dice", "tversky")
 
 
+def require_tensorflow_backend() -> None:
+    """Refuses the JAX, Torch and OpenVINO backends, which have no tf.distribute train step."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "gns_keras works inside the TensorFlow train step. Received backend "
+            f'"{keras.backend.backend()}". Set the environment variable KERAS_BACKEND=tensorflow '
+            "before importing keras, or feed a NoiseScaleTracker from your own loop."
+        )
+
+
 def refuse_foreign(model: Any) -> None:
     """Raises where the model is none of Keras 3 with the TensorFlow backend.
 
@@ -19,7 +29,7 @@ def refuse_foreign(model: Any) -> None:
         RuntimeError: Another backend than TensorFlow.
         TypeError: A model of tf-keras 2, or something else.
     """
-    keras_private.require_tensorflow_backend()
+    require_tensorflow_backend()
     if not isinstance(model, keras.Model):
         kind = type(model)
         raise TypeError(

@@ -11,44 +11,38 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from keras.src.saving.keras_saveable import KerasSaveable
 
+from gns_keras.training.instance_attributes import instance_attributes
 from gns_keras.training.saved_state import MONITOR_STATE
 from gns_keras.training.saved_state import read_saved_state as read_saved_state
 
 SUPPORTED_KERAS = "3.12 to 3.15"
+UNSUPPORTED = (
+    f"gns_keras needs Keras {SUPPORTED_KERAS}. Received Keras {keras.__version__}, which lacks "
+    "{lacking}. Install another: pip install 'keras>=3.12,<3.16'."
+)
+_MODEL_NAMES = ("_flatten_layers", "_make_function", "_maybe_symbolic_build", "_symbolic_build")
+_OPTIMIZER_NAMES = (
+    "_all_reduce_sum_gradients",
+    "_get_current_learning_rate",
+    "_get_variable_index",
+)
+
+try:
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+    from keras.src.saving.keras_saveable import KerasSaveable
+except ImportError as error:
+    raise ImportError(UNSUPPORTED.format(lacking=error.name)) from error
 
 
-def require_tensorflow_backend() -> None:
-    """Refuses the JAX, Torch and OpenVINO backends, which have no tf.distribute train step."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "gns_keras works inside the TensorFlow train step. Received backend "
-            f'"{keras.backend.backend()}". Set the environment variable KERAS_BACKEND=tensorflow '
-            "before importing keras, or feed a NoiseScaleTracker from your own loop."
-        )
-
-
-@contextlib.contextmanager
-def instance_attributes(target: object, **values: Any) -> Iterator[None]:
-    """Sets attributes on one instance, past Keras' attribute tracking, and takes them off again.
-
-    Enter it from cross-replica context: replica threads interleave at merge points.
-    """
-    namespace = target.__dict__
-    missing = object()
-    before = {name: namespace.get(name, missing) for name in values}
-    namespace.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is missing:
-                namespace.pop(name, None)
-            else:
-                namespace[name] = value
+def check_private_names(model: type, optimizer: type) -> None:
+    """Raises ImportError where a release of Keras lacks what this module needs."""
+    wanted = [(model, name) for name in _MODEL_NAMES]
+    wanted += [(optimizer, name) for name in _OPTIMIZER_NAMES]
+    lacking = [f"{owner.__name__}.{name}" for owner, name in wanted if not hasattr(owner, name)]
+    if lacking:
+        raise ImportError(UNSUPPORTED.format(lacking=", ".join(lacking)))
 
 
 @contextlib.contextmanager
@@ -296,3 +290,7 @@ def build_state(model: keras.Model, batch: Any) -> None:
     """Creates the variables of model, metrics and optimizer from a batch (`_symbolic_build`)."""
     with model.distribute_strategy.scope():
         model._symbolic_build(data_batch=batch)
+
+
+if keras.backend.backend() == "tensorflow":  # Others have none of them, and are refused by name.
+    check_private_names(keras.Model, keras.optimizers.Optimizer)

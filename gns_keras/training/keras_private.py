@@ -17,6 +17,7 @@ from gns_keras.training.saved_state import MONITOR_STATE
 from gns_keras.training.saved_state import read_saved_state as read_saved_state
 
 SUPPORTED_KERAS = "3.12 to 3.15"
+GLOBAL_SEED_GENERATOR = "global_seed_generator"  # Keras has no name for it before 3.13.
 UNSUPPORTED = (
     f"gns_keras needs Keras {SUPPORTED_KERAS}. Received Keras {keras.__version__}, which lacks "
     "{lacking}. Install another: pip install 'keras>=3.12,<3.16'."
@@ -30,7 +31,6 @@ _OPTIMIZER_NAMES = (
 
 try:
     from keras.src.backend.common import global_state
-    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
     from keras.src.saving.keras_saveable import KerasSaveable
 except ImportError as error:
     raise ImportError(UNSUPPORTED.format(lacking=error.name)) from error

@@ -7,7 +7,7 @@ batch sizes coincide where the learning rate goes with the square root of the ba
 contradict the former for very large batches. Here a 784-32-10 network trains on 8,192 images of
 MNIST with momentum 0.9, at batches from 16 to all of the data, each for the same number of updates
 at a constant learning rate that goes with the square root of the batch. Each run is fitted from
-update 10 on; the exponent of the power law is stated over the seeds.
+update 10, or --first-update, on; the exponent of the power law is stated over the seeds.
 
 Stop it at any moment and start it again: finished runs are kept in diffusion.json.
 """
@@ -33,7 +33,6 @@ from gns_keras.training.weight_distance import WeightDistance
 BATCH_SIZES = (16, 128, 1_024, 8_192)
 NUM_EXAMPLES = 8_192
 LEARNING_RATE = 0.01  # At a batch of 128.
-FIRST_UPDATE = 10
 
 
 def run(batch_size: int, seed: int, updates: int) -> dict[str, list[float]]:
@@ -55,10 +54,10 @@ def run(batch_size: int, seed: int, updates: int) -> dict[str, list[float]]:
     return {**distance.history, "loss": history.history["loss"]}
 
 
-def fitted(found: dict[str, list[float]]) -> DiffusionFit:
-    """The laws of one run, from `FIRST_UPDATE` on."""
+def fitted(found: dict[str, list[float]], first_update: int) -> DiffusionFit:
+    """The laws of one run, from an update on."""
     updates, distances = np.array(found["update"]), np.array(found["weight_distance"])
-    used = updates >= FIRST_UPDATE
+    used = updates >= first_update
     return fit_diffusion(updates[used], distances[used])
 
 
@@ -71,11 +70,11 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def report(found: dict[int, list[dict[str, Any]]]) -> None:
+def report(found: dict[int, list[dict[str, Any]]], first_update: int) -> None:
     """Prints a row for every batch size."""
     print("batch  exponent (95 % over seeds)  best law of every seed  excess AIC of log, sqrt, t")
     for batch_size, runs in found.items():
-        fits = [fitted(one) for one in runs]
+        fits = [fitted(one, first_update) for one in runs]
         exponent = "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval([f.exponent for f in fits]))
         best = ", ".join(f.laws[0].name for f in fits)
         names = ("logarithm", "diffusion", "ballistic")
@@ -90,7 +89,7 @@ def report(found: dict[int, list[dict[str, Any]]]) -> None:
         )  # fmt: skip
 
 
-def draw(found: dict[int, list[dict[str, Any]]], path: Path) -> None:
+def draw(found: dict[int, list[dict[str, Any]]], first_update: int, path: Path) -> None:
     """The distances of all runs against log t, and the free power law of the first seed."""
     import matplotlib.pyplot as plt
 
@@ -100,8 +99,10 @@ def draw(found: dict[int, list[dict[str, Any]]], path: Path) -> None:
             label = f"batch {batch_size:,}" if not index else None
             axis.plot(one["update"], one["weight_distance"], ".", ms=3, color=f"C{color}",
                       label=label)  # fmt: skip
-        updates = np.geomspace(FIRST_UPDATE, runs[0]["update"][-1], 200)
-        axis.plot(updates, fitted(runs[0]).law("power").at(updates), color=f"C{color}", lw=1)
+        updates = np.geomspace(first_update, runs[0]["update"][-1], 200)
+        axis.plot(
+            updates, fitted(runs[0], first_update).law("power").at(updates), color=f"C{color}", lw=1
+        )
     axis.set(xscale="log", xlabel="updates", ylabel="distance from the initial weights")
     axis.legend()
     figure.savefig(path, dpi=110)
@@ -112,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=BATCH_SIZES)
     parser.add_argument("--updates", type=int, default=500)
+    parser.add_argument("--first-update", type=int, default=10, help="fit from here on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", type=Path, default=Path("diffusion.json"))
     parser.add_argument("--plot", type=Path)
@@ -127,9 +129,9 @@ def main() -> None:
         size: [runs[f"{size}/{args.updates}/{seed}"] for seed in range(args.seeds)]
         for size in args.batch_sizes
     }
-    report(found)
+    report(found, args.first_update)
     if args.plot:
-        draw(found, args.plot)
+        draw(found, args.first_update, args.plot)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_a_real_model_of_keras_2_is_refused_in_its_own_fit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_is_refused_by_name_and_the_statistics_work(backend: str) -> None:
     pytest.importorskip(backend)
     done = subprocess.run(

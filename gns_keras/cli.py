@@ -11,11 +11,11 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from gns_keras import __version__
 from gns_keras.sweep import command as sweep_command
+from gns_keras.sweep.argument_types import not_negative, output_file, positive
 from gns_keras.tasks import UnknownTargetError, get_task, list_tasks
 from gns_keras.tasks.custom import call_function, import_function, parse_target
 
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=sweep_command.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sweep_command.add_arguments(sweep, _positive, _output_file)
+    sweep_command.add_arguments(sweep, positive, output_file)
     sweep.set_defaults(run=lambda args: sweep_command.run(args, _import_tensorflow))
     tasks = commands.add_parser("tasks", help="list the tasks that come with gns-keras")
     tasks.set_defaults(run=_run_tasks)
@@ -128,16 +128,28 @@ def _add_advise_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="a task or package.module:function")
     parser.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="small batch size to measure at (default: that of the task, the function or the "
         "dataset, else 32)",
     )
     parser.add_argument(
         "--budget",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="examples to spend at most (default: until the answer is resolved)",
+    )
+    parser.add_argument(
+        "--target-loss",
+        type=float,
+        metavar="L",
+        help="training loss to reach, as compiled (default: where the run is heading)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        choices=("check", "search", "keep"),
+        default="check",
+        help="check it by short runs, search a better one, or keep it unseen (default: check)",
     )
     parser.add_argument(
         "--objective",
@@ -146,16 +158,16 @@ def _add_advise_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to save: training time, compute cost, or both alike (default: balanced)",
     )
     parser.add_argument(
-        "--max-batch-size", type=_positive, metavar="N", help="recommend no batch size above this"
+        "--max-batch-size", type=positive, metavar="N", help="recommend no batch size above this"
     )
     parser.add_argument(
-        "--seed", type=_not_negative, default=0, metavar="N", help="random seed (default: 0)"
+        "--seed", type=not_negative, default=0, metavar="N", help="random seed (default: 0)"
     )
     parser.add_argument(
-        "--json", type=_output_file, metavar="F", help="also write the result to F as JSON"
+        "--json", type=output_file, metavar="F", help="also write the result to F as JSON"
     )
     parser.add_argument(
-        "--html", type=_output_file, metavar="F", help="also write a report to F, one HTML page"
+        "--html", type=output_file, metavar="F", help="also write a report to F, one HTML page"
     )
     parser.add_argument(
         "--quiet", action="store_true", help="no progress bar; the recommendation is still printed"
@@ -178,8 +190,10 @@ def _run_advise(args: argparse.Namespace) -> None:
         data,
         batch_size=args.batch_size or batch_size,
         budget=args.budget,
+        target_loss=args.target_loss,
         objective=args.objective,
         max_batch_size=args.max_batch_size,
+        learning_rate=args.learning_rate,
         seed=args.seed,
         verbose=0 if args.quiet else 1,
     )
@@ -263,36 +277,3 @@ def _complain(error: Exception, args: argparse.Namespace, code: int) -> int:
         hint = "" if args.traceback else " (--traceback shows where)"
     print(f"gns-keras: {text}{hint}", file=sys.stderr)
     return code
-
-
-def _positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1; `10_000` is one."""
-    value = _not_negative(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("expected a whole number of at least 1, received '0'")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    """An argparse type: a whole number of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number, not negative, received {text!r}"
-        )
-    return value
-
-
-def _output_file(text: str) -> Path:
-    """An argparse type: a file that can be written, found out before the measurement starts."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"expected a file in a folder that exists, received {text!r}"
-        )
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"may not be written: {text!r}")
-    return path

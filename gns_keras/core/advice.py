@@ -129,20 +129,44 @@ def row_cells(row: AdviceRow) -> tuple[str, ...]:
 
 def explain(advice: Advice) -> str:
     """How the numbers came about, in a paragraph for someone new to noise scales."""
-    rule = advice.rule
-    learning_rate = (
-        "No learning-rate rule is known for this optimizer."
-        if rule is None
-        else f"Learning rates follow eps(B) ~ 1/(1 + B_c/B)^{rule.alpha:g} from the present "
-        f"{format_number(advice.base_learning_rate)}; take them as the first value to try."
-    )
+    return " ".join([_measurement(advice), _prediction(advice), _learning_rates(advice)])
+
+
+def _measurement(advice: Advice) -> str:
+    says = "The noise scale says from which batch size on the gradient is more signal than noise."
+    if advice.is_watched:
+        return f"{says} It was measured while the model trained."
+    check = advice.learning_rate_check
+    if check is not None and check.forbids_measuring:
+        return (
+            f"{says} It was not measured, because the learning rate is wrong: short runs from the "
+            f"same weights, {advice.examples_used:,} examples together, differed in it alone."
+        )
     return (
-        "The noise scale says from which batch size on the gradient is more signal than noise. It "
-        f"was measured at frozen weights, in {advice.noise_scale.num_steps} snapshots along a "
-        f"short trial run at batch size {advice.base_batch_size:,}; both took "
-        f"{advice.examples_used:,} examples. Its average along the run predicts the critical batch "
-        "size B_c: a run at batch size B takes 1 + B_c/B times the smallest number of steps and "
-        f"1 + B/B_c times the smallest number of examples (McCandlish et al. 2018, Eq. 2.11). "
-        f"{learning_rate} The prediction rests on the noise scale alone, which the paper found "
-        "within a factor of 10 of the critical batch size measured by whole runs."
+        f"{says} It was measured at frozen weights, in {advice.noise_scale.num_steps} snapshots "
+        f"along a short trial run at batch size {advice.base_batch_size:,}. All of this took "
+        f"{advice.examples_used:,} examples."
+    )
+
+
+def _prediction(advice: Advice) -> str:
+    further = ""
+    if advice.forecast is not None and advice.forecast.is_extrapolated:
+        further = ", carried on by a power law in the training loss,"
+    return (
+        f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
+        "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "
+        "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). The "
+        "prediction rests on the noise scale alone, which the paper found within a factor of 10 "
+        "of the critical batch size measured by whole runs."
+    )
+
+
+def _learning_rates(advice: Advice) -> str:
+    if advice.rule is None:
+        return "No learning-rate rule is known for this optimizer."
+    return (
+        f"Learning rates follow eps(B) ~ 1/(1 + B_c/B)^{advice.rule.alpha:g} from "
+        f"{format_number(advice.base_learning_rate)} at batch size {advice.base_batch_size:,}; "
+        "take them as the first value to try."
     )

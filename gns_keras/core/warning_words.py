@@ -9,6 +9,7 @@ from gns_keras.core.learning_rate_words import learning_rate_warning
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.numbers import format_number
 from gns_keras.core.run_average import average_along_run
+from gns_keras.core.run_forecast import RunForecast
 
 WIDE = 2.0  # An interval that spans more than this factor gets a warning.
 ERROR_OF_WIDE = math.log(WIDE) / 2 / 1.96  # Relative error at which the interval spans `WIDE`.
@@ -51,10 +52,19 @@ def _examples_needed(noise_scale: NoiseScale) -> str:
 
 
 def _about_precision(advice: Advice) -> Iterator[str]:
+    if advice.limited_by == "insufficient_data" and not math.isnan(advice.critical_batch_size):
+        low, high = advice.batch_size_interval
+        if high > 16 * low:
+            yield (
+                f"The ends of the interval ask for batch sizes of {low:,.0f} and {high:,.0f}: no "
+                "batch size is sensible for both, and the advice goes only as far as the lower end."
+            )
     scale = advice.noise_scale
     measured = format_number(scale.num_examples, 4)
     remedy = f"{_examples_needed(scale)}: raise `budget`"
     if math.isnan(advice.critical_batch_size):
+        if scale.resolved:
+            return  # It is the forecast that is unresolved.
         known = (
             f"It is at least {format_number(advice.interval[0])} examples "
             f"({scale.confidence:.0%} confidence); the table is for that value and shows the least "
@@ -69,13 +79,20 @@ def _about_precision(advice: Advice) -> Iterator[str]:
         return
     low, high = advice.interval
     if not 0 < high <= WIDE * low:
+        forecast = advice.forecast is not None and advice.forecast.is_extrapolated
         yield (
             f"The {scale.confidence:.0%} interval [{format_number(low)}, {format_number(high)}] "
-            f"spans more than a factor of {WIDE:g}. {remedy}."
+            f"spans more than a factor of {WIDE:g}. "
+            + ("Most of that is the forecast." if forecast else f"{remedy}.")
         )
 
 
 def _about_growth(advice: Advice) -> Iterator[str]:
+    if advice.forecast is not None and (
+        advice.forecast.is_extrapolated or advice.forecast.is_given
+    ):
+        yield from _about_forecast(advice.forecast)
+        return
     half = len(advice.points) // 2
     early = average_along_run(advice.points[:half], advice.base_batch_size)
     late = average_along_run(advice.points[half:], advice.base_batch_size)
@@ -88,6 +105,24 @@ def _about_growth(advice: Advice) -> Iterator[str]:
             f"The noise scale is growing: {format_number(early.value)} in the first half of the "
             f"trial run, {format_number(late.value)} in the second. Later in training a bigger "
             "batch size is likely to pay; ask again from a checkpoint."
+        )
+
+
+def _about_forecast(forecast: RunForecast) -> Iterator[str]:
+    if not forecast.resolved:
+        yield (
+            f"The noise scale down to a training loss of {format_number(forecast.target_loss)} is "
+            f"unresolved. {forecast.reason}"
+        )
+        return
+    if forecast.is_extrapolated:
+        low, high = forecast.at_target_interval
+        yield (
+            "This is a forecast: power laws carry on from a training loss of "
+            f"{format_number(forecast.reached_loss)} to {format_number(forecast.target_loss)}, "
+            f"where the noise scale is to be {format_number(forecast.at_target)} "
+            f"({format_number(low)} to {format_number(high)}, if they hold). Ask again from a "
+            "checkpoint, or with a larger `budget`, to measure more of it."
         )
 
 

@@ -12,6 +12,7 @@ REASONS = {
     "throughput": "on these devices a bigger one takes longer than the steps it saves",
     "insufficient_data": "the examples measured do not support a bigger one",
 }
+WRONG_RATE = "kept for now: first change the learning rate, and ask again"
 OBJECTIVES = {
     "balanced": "steps and examples weigh the same",
     "time": "the shortest run on these devices",
@@ -26,17 +27,46 @@ COLUMNS = (
     ("time\n/ now", "duration of a whole run on these devices, relative to the present batch size"),
     ("cost\n/ now", "examples to compute in a whole run, relative to the present batch size"),
 )
+SURE, FAIRLY_SURE = 2.0, 4.0  # Ratio of the ends of the interval.
 
 
 def headlines(advice: Advice) -> list[tuple[str, str]]:
     """Label and sentence of what was found, most important first."""
     recommended = f"{advice.batch_size:,}{_range(advice)}"
-    return [
-        ("Batch size", f"{recommended}; {REASONS[advice.limited_by]}"),
+    reason = WRONG_RATE if is_refused(advice) else REASONS[advice.limited_by]
+    found = [
+        ("Batch size", f"{recommended}; {reason}"),
         ("Learning rate", _learning_rate(advice)),
+        ("How sure", how_sure(advice)),
         ("Critical batch size", _critical(advice)),
+        ("For a run", _run(advice)),
+        ("While training", _schedule(advice)),
+        ("Replicas", _replicas(advice)),
         ("Objective", f"{advice.objective}: {OBJECTIVES[advice.objective]}"),
     ]
+    return [(label, sentence) for label, sentence in found if sentence]
+
+
+def is_refused(advice: Advice) -> bool:
+    """Whether the learning rate has to change before a batch size can be advised."""
+    check = advice.learning_rate_check
+    return check is not None and check.forbids_measuring
+
+
+def how_sure(advice: Advice) -> str:
+    """One sentence on how far the number can be trusted."""
+    if is_refused(advice):
+        return "the learning rate is off by more than a factor of 2; the batch size is not measured"
+    low, high = advice.interval
+    if math.isnan(advice.critical_batch_size):
+        return "not: the critical batch size is unresolved; raise `budget`"
+    ratio = high / low if low > 0 else math.inf
+    spread = f"the interval spans a factor of {format_number(ratio, 2)}"
+    if ratio <= SURE:
+        return f"of the noise scale, quite: {spread}"
+    if ratio <= FAIRLY_SURE:
+        return f"of the noise scale, fairly: {spread}"
+    return f"of the order of magnitude: {spread}"
 
 
 def cells(row: AdviceRow) -> tuple[str, ...]:
@@ -74,12 +104,21 @@ def _range(advice: Advice) -> str:
 
 
 def _learning_rate(advice: Advice) -> str:
+    if is_refused(advice) and not math.isnan(advice.base_learning_rate):
+        check = advice.learning_rate_check
+        side = check.verdict.replace("_", " ")
+        beyond = {"high": " or more", "low": " or less", "": ""}[check.at_edge]
+        return (
+            f"{format_number(check.best_learning_rate)}{beyond} at {advice.base_batch_size:,}; "
+            f"the present {format_number(check.learning_rate)} is {side}"
+        )
     if math.isnan(advice.learning_rate):
         return "no rule is known for this optimizer; tune it anew"
     check = advice.learning_rate_check
     present = check.learning_rate if check else advice.base_learning_rate
     now = f"now {format_number(present)} at {advice.base_batch_size:,}"
-    return f"{format_number(advice.learning_rate)} to begin with ({now})"
+    verdict = ", within a factor of 2 of the best" if check and check.verdict == "good" else ""
+    return f"{format_number(advice.learning_rate)} to begin with ({now}{verdict})"
 
 
 def _critical(advice: Advice) -> str:
@@ -93,3 +132,44 @@ def _critical(advice: Advice) -> str:
     if low > 0:
         return f"unresolved: at least {format_number(low)} examples ({percent})"
     return "unresolved: no bound yet"
+
+
+def _run(advice: Advice) -> str:
+    forecast = advice.forecast
+    if forecast is None:
+        return ""
+    loss = f"down to a training loss of {format_number(forecast.target_loss)}"
+    if not forecast.resolved:
+        return f"{loss}: unresolved"
+    reached = format_number(forecast.reached_loss)
+    if not forecast.is_extrapolated:
+        end = "as measured" if forecast.is_given else "where the trial run ended"
+        return f"{loss}, {end}"
+    kind = "" if forecast.is_given else ", where this one is heading"
+    return (
+        f"{loss}{kind}: a forecast, the trial run ended at {reached}; about "
+        f"{format_number(forecast.examples, 2)} examples at batch size {advice.base_batch_size:,}"
+    )
+
+
+def _schedule(advice: Advice) -> str:
+    gain = advice.adaptive_gain
+    if math.isnan(advice.critical_batch_size) or math.isnan(gain):
+        return ""
+    saved = f"{50 * (1 - math.sqrt(gain)):.0f} % of steps and examples"
+    if advice.schedule == "adaptive":
+        return f"let the batch size grow (BatchSizeScheduler): saves about {saved}"
+    return f"a fixed batch size will do: one that grows would save about {saved}"
+
+
+def _replicas(advice: Advice) -> str:
+    if not advice.replicas or math.isnan(advice.critical_batch_size):
+        return ""
+    if advice.num_replicas == 1:
+        return "one is enough: a second would not make the run 1.4 times shorter"
+    row = next(row for row in advice.replicas if row.num_replicas == advice.num_replicas)
+    return (
+        f"up to {row.num_replicas} are worth paying for: {format_number(1 / row.relative_time)} "
+        f"times faster at {format_number(row.relative_cost)} times the cost, batch size "
+        f"{row.batch_size:,}; less with slow communication, which is left out"
+    )

@@ -2,11 +2,13 @@
 
 A snapshot costs little and says little; many of them average out what the run's oscillations do to
 the gradient. Most of the examples are therefore spread over the run, not spent at one point of it.
+As many again are measured at the mean of the weights over the last part of the run, for the
+calibration (docs/decisions/0006-calibration.md).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -19,13 +21,15 @@ from gns_keras.core.run_average import average_along_run
 from gns_keras.training import checks
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.frozen import FrozenMeasurement
+from gns_keras.training.mean_weights import MeanWeights, sampling_stride
 
 NUM_GROUPS = 8
 WANTED_SPREAD = 1.8  # Stop once the ends of the interval are this close in ratio.
 EVERY = 10  # Steps between snapshots.
-MIN_SNAPSHOTS, MAX_SNAPSHOTS = 20, 100
+MIN_SNAPSHOTS, MAX_SNAPSHOTS = 40, 100
 FEWEST_SNAPSHOTS = 10  # With a small budget.
 CHECK_EVERY = 5  # Snapshots between two looks at the interval.
+STRETCH = 1.5  # Ratio of the steps at which two stretches of the mean weights end.
 SHARE_OF_BATCH = 4  # Groups are a quarter of a replica's batch: that makes 8 batches a snapshot.
 
 Advance = Callable[[float], None]
@@ -40,17 +44,19 @@ class TrialPlan:
         every: Steps between two snapshots.
         max_snapshots: Most snapshots.
         measure_batch_size: Global batch size of the measurement; a snapshot takes four of them.
+        at_mean: Whether as much is measured at the mean weights.
     """
 
     batch_size: int
     every: int
     max_snapshots: int
     measure_batch_size: int
+    at_mean: bool = True
 
     @property
     def snapshot_examples(self) -> int:
-        """Examples that one snapshot takes."""
-        return MIN_BLOCKS * self.measure_batch_size
+        """Examples that one snapshot takes, with its share of what is measured at mean weights."""
+        return (2 if self.at_mean else 1) * MIN_BLOCKS * self.measure_batch_size
 
     @property
     def max_examples(self) -> int:
@@ -84,6 +90,9 @@ def plan_trial(model: keras.Model, source: ExampleSource, budget: int | None) ->
         every=EVERY,
         max_snapshots=MAX_SNAPSHOTS,
         measure_batch_size=int(group) * unit,
+        at_mean=not checks.has_batch_normalization(
+            model
+        ),  # Its statistics are not of those weights.
     )
     return plan if budget is None else _within(plan, budget)
 
@@ -99,12 +108,7 @@ def _within(plan: TrialPlan, budget: int) -> TrialPlan:
             f"Received: {budget}. A smaller `batch_size` needs less."
         )
     snapshots = budget // (every * plan.batch_size + plan.snapshot_examples)
-    return TrialPlan(
-        batch_size=plan.batch_size,
-        every=every,
-        max_snapshots=min(plan.max_snapshots, snapshots),
-        measure_batch_size=plan.measure_batch_size,
-    )
+    return replace(plan, every=every, max_snapshots=min(plan.max_snapshots, snapshots))
 
 
 @dataclass
@@ -116,6 +120,8 @@ class TrialResult:
         losses: Mean training loss between snapshots; empty where the train step reports none.
         examples_used: Examples trained and measured on.
         noise_scale: Average of the snapshots.
+        mean_points: Measurements at mean weights.
+        mean_noise_scale: Their average; None where the plan has none.
     """
 
     points: list[NoisePoint] = field(default_factory=list)
@@ -124,6 +130,8 @@ class TrialResult:
     noise_scale: NoiseScale = field(
         default_factory=lambda: NoiseScale(value=math.nan, interval=(math.nan, math.nan))
     )
+    mean_points: list[NoisePoint] = field(default_factory=list)
+    mean_noise_scale: NoiseScale | None = None
 
 
 def run_trial(
@@ -168,20 +176,33 @@ class _Snapshots(keras.callbacks.Callback):
         self._plan = plan
         self._dataset_size = source.num_examples
         self._batches = iter(source.batches(plan.measure_batch_size, seed=seed + 1))
-        self._steps = 0
+        self._steps = self._examples_measured = 0
         self._measured_at = 0
         self._loss_sum = 0.0
+        self._means: MeanWeights | None = None
+        self._stretch = (0, 2 * plan.every)  # First and last step.
+        self._measured_in_stretch = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Prepares for the mean weights."""
+        if self._plan.at_mean:
+            self._means = MeanWeights(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the steps and takes a snapshot where one is due."""
         self.advance((batch + 1 - self._steps) * self._plan.batch_size)
         self._steps = batch + 1
+        begin, end = self._stretch
+        if self._means is not None and (self._steps - begin) % sampling_stride(end - begin) == 0:
+            self._means.add()
         if self._steps - self._measured_at >= self._plan.every:
             loss = self._note_loss(logs or {})
             self._measured_at = self._steps
             self._take(loss)
-            if self._is_done():
-                self.model.stop_training = True
+            done = self._is_done()
+            if self._means is not None and (done or self._steps >= end):
+                self._take_at_mean(self._means)
+            self.model.stop_training = done
 
     def _note_loss(self, logs: dict[str, Any]) -> float:
         """Takes the mean loss since the last snapshot out of the mean since the beginning."""
@@ -201,23 +222,43 @@ class _Snapshots(keras.callbacks.Callback):
         return self.result.losses[-1]
 
     def _take(self, loss: float) -> None:
+        found = self._measure(MIN_BLOCKS)
+        point = NoisePoint(examples_seen=self._seen, noise_scale=found, loss=loss)
+        self.result.points.append(point)
+        self._measured_in_stretch += 1
+
+    def _take_at_mean(self, means: MeanWeights) -> None:
+        """Ends a stretch: as many examples at the mean weights as its snapshots took."""
+        means.close()
+        with means.in_place():
+            found = self._measure(MIN_BLOCKS * self._measured_in_stretch)
+        self.result.mean_points.append(NoisePoint(examples_seen=self._seen, noise_scale=found))
+        self.result.mean_noise_scale = self._average(self.result.mean_points)
+        self._stretch = (self._steps, math.ceil(STRETCH * self._steps))
+        self._measured_in_stretch = 0
+
+    def _measure(self, num_batches: int) -> NoiseScale:
         self._measurement.reset()
-        for _ in range(MIN_BLOCKS):
+        for _ in range(num_batches):
             self._measurement.add_batch(next(self._batches))
             self.advance(self._plan.measure_batch_size)
-        seen = self._steps * self._plan.batch_size
-        found = self._measurement.noise_scale()
-        self.result.points.append(NoisePoint(examples_seen=seen, noise_scale=found, loss=loss))
-        taken = len(self.result.points) * self._plan.snapshot_examples
-        self.result.examples_used = seen + taken
+        self._examples_measured += num_batches * self._plan.measure_batch_size
+        self.result.examples_used = self._seen + self._examples_measured
+        return self._measurement.noise_scale()
+
+    @property
+    def _seen(self) -> int:
+        return self._steps * self._plan.batch_size
+
+    def _average(self, points: list[NoisePoint]) -> NoiseScale:
+        size = self._plan.batch_size
+        return average_along_run(points, size, dataset_size=self._dataset_size)
 
     def _is_done(self) -> bool:
         count = len(self.result.points)
         last = count >= self._plan.max_snapshots
         if not last and count % CHECK_EVERY:
             return False
-        self.result.noise_scale = average_along_run(
-            self.result.points, self._plan.batch_size, dataset_size=self._dataset_size
-        )
+        self.result.noise_scale = self._average(self.result.points)
         enough = count >= MIN_SNAPSHOTS and self.result.noise_scale.spread <= WANTED_SPREAD
         return last or enough

@@ -12,8 +12,10 @@ from rich.console import Console
 from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
+from gns_keras.core.learning_rate_check import FACTORS, LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.recommend import recommend
+from gns_keras.core.run_forecast import forecast_run
 from gns_keras.core.step_time import fit_step_time
 from gns_keras.report.advice import Advice
 from gns_keras.report.text import render
@@ -47,8 +49,45 @@ def make_advice(scale: NoiseScale = RESOLVED, **changes) -> Advice:
     return Advice.of(recommend(Evidence(**given)))
 
 
+def checked(*losses: float) -> LearningRateCheck:
+    """A learning-rate check with these losses at 1/4 to 4 times the rate."""
+    noise = (0.99, 1.0, 1.01)
+    return LearningRateCheck(
+        learning_rate=0.1,
+        batch_size=32,
+        steps=32,
+        factors=FACTORS,
+        losses=tuple(tuple(loss * one for one in noise) for loss in losses),
+        start_loss=2.3,
+    )
+
+
+def run(snapshots: int = 50) -> tuple[NoisePoint, ...]:
+    """Snapshots of a run in which the noise scale grows as the loss falls."""
+    points = []
+    for index in range(snapshots):
+        seen = 320 * (index + 1)
+        loss = 30.0 * seen**-0.5
+        trace = 20.0 / loss**1.5 * (1.1 if index % 2 else 0.9)
+        scale = NoiseScale(
+            value=trace,
+            interval=(trace / 2, trace * 2),
+            grad_sq_norm=1.0,
+            trace_cov=trace,
+            num_steps=4,
+            num_examples=256.0,
+        )
+        points.append(NoisePoint(examples_seen=seen, noise_scale=scale, loss=loss))
+    return tuple(points)
+
+
+WRONG_RATE = {"learning_rate_check": checked(0.9, 0.8, 0.7, 0.6, 0.5), "base_learning_rate": 0.4}
 KINDS = {
     "resolved": make_advice(),
+    "forecast": make_advice(points=run(), forecast=forecast_run(run(), 32, target_loss=0.1)),
+    "no forecast": make_advice(points=run(), forecast=forecast_run(run()[:2], 32, target_loss=0.1)),
+    "wrong rate": make_advice(NOTHING, points=(), **WRONG_RATE),
+    "good rate": make_advice(learning_rate_check=checked(0.7, 0.6, 0.5, 0.6, 0.7)),
     "unresolved": make_advice(UNRESOLVED),
     "nothing known": make_advice(NOTHING),
     "no rule, no times": make_advice(rule=None, step_time=None, dataset_size=1000),
@@ -144,10 +183,48 @@ def test_html_is_self_contained_and_complete(kind: str, tmp_path: Path) -> None:
     page = Page((tmp_path / "advice.html").read_text(encoding="utf-8"))
     assert page.fetched == []
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert page.tags.count("tr") == 1 + len(advice.table)
+    replicas = 1 + len(advice.replicas) if advice.replicas else 0
+    assert page.tags.count("tr") == 1 + len(advice.table) + replicas
     for warning in advice.warnings:
         assert warning in page.text
     assert "Method" in page.text
+
+
+def test_the_page_begins_with_what_to_do_and_how_sure_that_is(tmp_path: Path) -> None:
+    def answer(kind: str) -> str:
+        KINDS[kind].to_html(tmp_path / "advice.html")
+        text = Page((tmp_path / "advice.html").read_text(encoding="utf-8")).text
+        return text.partition("Which batch size?")[2][:300]
+
+    assert "Train with batch size 128 instead of 32" in answer("resolved")
+    assert "How sure? Of the noise scale, quite" in answer("resolved")
+    assert "First change the learning rate to 0.4" in answer("wrong rate")
+    assert "unresolved" in answer("nothing known")
+
+
+def test_the_charts_are_there_where_there_is_something_to_show(tmp_path: Path) -> None:
+    def charts(kind: str) -> list[str]:
+        KINDS[kind].to_html(tmp_path / "advice.html")
+        source = (tmp_path / "advice.html").read_text(encoding="utf-8")
+        return source.split("<figure>")[1:]
+
+    fronts, noise = charts("forecast")
+    assert "advised" in fronts
+    assert fronts.count("<circle") == len(KINDS["forecast"].table)
+    assert noise.count('class="snapshot"') == 50
+    assert "at 0.1" in noise
+    assert charts("wrong rate") == []
+    assert len(charts("resolved")) == 1  # A single snapshot is no chart.
+
+
+def test_the_run_and_the_forecast_are_named() -> None:
+    words = " ".join(str(KINDS["forecast"]).split())
+    assert "down to a training loss of 0.1: a forecast" in words
+    assert "This is a forecast: power laws carry on" in words
+    unresolved = " ".join(str(KINDS["no forecast"]).split())
+    assert "down to a training loss of 0.1: unresolved" in unresolved
+    assert "within a factor of 2 of the best" in " ".join(str(KINDS["good rate"]).split())
+    assert "0.4 or more at 32; the present 0.1 is too low" in str(KINDS["wrong rate"])
 
 
 def test_html_escapes_what_it_is_given(tmp_path: Path) -> None:

@@ -49,8 +49,6 @@ class BatchDecisions:
         self._preset = preset
         self._unit = unit
         self._running_rate = RunningExchangeRate()
-        self._first_rate = RunningExchangeRate()
-        self._first_size = 0
         self._tracker = DecisionTracker(unit=unit)
         self._normalised = self._tracker.result()
         self._pending: list[tuple[float, float]] = []
@@ -90,23 +88,21 @@ class BatchDecisions:
         if not self.batch_size:
             self.batch_size = policy.smallest
         scale = self.noise_scale(temperature)
-        if self._first_size in (0, self.batch_size):
-            self.critical_batch_size = self._critical_batch_size(scale)
+        self.critical_batch_size = self._critical_batch_size(scale)
         if self._preset is not None:
             self.batch_size = self._preset.at(self.examples_seen, self.batch_size)
         else:
             current = max(policy.smallest, min(self.batch_size, policy.largest))
             self.batch_size = next_batch_size(current, scale, self.exchange_rate, policy)
-        self._first_size = self._first_size or self.batch_size
         return self.batch_size
 
     def _critical_batch_size(self, scale: NoiseScale) -> float | None:
-        """`B_*` of Eq. A.3: `E_min/S_min` while the batch has its first size, or a lower bound.
+        """`B_*` of Eq. A.3: `E_min/S_min` of the run so far, a lower bound until that is known.
 
-        The base learning rate was tuned there, so `eps_max = eps (1 + B_*/B)` is what the curvature
-        bears. The noise scale grows later on, `eps_max` does not.
+        Not the present noise scale: late in a run that is many times larger, and the learning rate
+        would follow the batch in proportion past where training is stable.
         """
-        average = self._first_rate.value
+        average = self._running_rate.value
         if math.isfinite(average):
             return average
         lower = scale.interval[0]
@@ -141,10 +137,7 @@ class BatchDecisions:
             observed: Squared norms of it were recorded, and `add` will get them.
             warmth: Its learning rate over the one that the warm-up leads to.
         """
-        noise_scale = self.noise_scale(temperature).value
-        self._running_rate.add(noise_scale, num_examples)
-        if self.batch_size == self._first_size:
-            self._first_rate.add(noise_scale, num_examples)
+        self._running_rate.add(self.noise_scale(temperature).value, num_examples)
         self.updates += 1
         self.examples_seen += num_examples
         self._elapsed += num_examples
@@ -176,13 +169,11 @@ class BatchDecisions:
 
     def pack(self) -> dict[str, FloatArray]:
         """Returns the state as arrays by name, once everything recorded was added."""
-        critical = math.nan if self.critical_batch_size is None else self.critical_batch_size
-        counts = [self.batch_size, self.examples_seen, self.updates, self._first_size, critical]
+        counts = [self.batch_size, self.examples_seen, self.updates, self._elapsed]
         return {
             **self._tracker.pack(),
-            "counts": np.array([*counts, self._elapsed], dtype=np.float64),
+            "counts": np.array(counts, dtype=np.float64),
             "exchange_rate": self._running_rate.pack(),
-            "first_exchange_rate": self._first_rate.pack(),
             "warm_up": self._warm_up.pack(),
         }
 
@@ -191,11 +182,9 @@ class BatchDecisions:
         self._tracker.unpack(stored)
         self._normalised = self._tracker.result()
         self._running_rate.unpack(stored["exchange_rate"])
-        self._first_rate.unpack(stored["first_exchange_rate"])
         self._warm_up.unpack(stored["warm_up"])
-        *counts, critical, self._elapsed = (float(value) for value in stored["counts"])
-        self.batch_size, self.examples_seen, self.updates, self._first_size = map(int, counts)
-        self.critical_batch_size = None if math.isnan(critical) else critical
+        size, seen, updates, self._elapsed = (float(v) for v in stored["counts"])
+        self.batch_size, self.examples_seen, self.updates = int(size), int(seen), int(updates)
         self._pending = []
 
 

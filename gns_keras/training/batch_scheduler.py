@@ -43,7 +43,7 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         max_microbatch_size: Most examples in one forward and backward pass, over all replicas.
             Default: what fits in memory, which is found by trying on a GPU; on a CPU 32 batches.
         learning_rate_rule: A `LearningRateRule`; "auto": the one for the optimizer, with the
-            noise scale before the batch first grew as critical batch size; None: leave the
+            noise scale averaged over the run so far as critical batch size; None: leave the
             learning rate alone. That of the compiled model belongs to the data set's batch size.
         hysteresis: Factor by which the wanted batch size must differ from the present one.
         update_every: Updates between two looks at the recorded gradients, or "auto": 10. Where one

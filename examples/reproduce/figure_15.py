@@ -291,7 +291,7 @@ def report(label: str, setting: Setting, runs: list[dict[str, Any]]) -> None:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """One panel a setting: the noise scale along the four curves, geometric means over seeds."""
+    """A panel a setting: four curves, pooled over three snapshots, geometric means of seeds."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(found), figsize=(5.5 * len(found), 4.2), squeeze=False)
@@ -308,14 +308,20 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
             trace, signal = three.reshape(len(runs), 2, -1).transpose(1, 0, 2)
             with np.errstate(invalid="ignore"):
                 noise = np.exp(np.log(trace / signal).mean(axis=0))
-            axis.plot(rows[0, :, 0], noise, color=color, label=name)
+            axis.plot(rows[0, :, 0] / 1000, noise, color=color, label=name)
         start = rows[0, setting.before - 1, 0]
-        axis.axvspan(start, start + setting.changed * setting.every, color="0.93")
+        end = start + setting.changed * setting.every
+        axis.axvspan(start / 1000, end / 1000, color="0.93")
         low = over_seeds([pooled(run["unchanged"], spans(setting)["before"]) for run in runs])[0]
         axis.axhline(low, color="0.5", lw=0.8, ls=":")
         axis.axhline(COLDER * low, color="0.5", lw=0.8, ls=":", label="before, and 16 times that")
-        axis.set(yscale="log", xlabel=setting.unit, ylabel="noise scale", title=label)
-    axes[0][0].legend(fontsize=8)
+        axis.set(
+            yscale="log",
+            xlabel=f"thousands of {setting.unit}",
+            ylabel=f"noise scale, {setting.unit}",
+            title=label,
+        )
+    axes[0][0].legend(fontsize=8, loc="center left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

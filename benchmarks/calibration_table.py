@@ -17,6 +17,7 @@ from gns_keras.core.calibration import (
     leave_one_task_out,
     score_calibration,
 )
+from gns_keras.core.intervals import student_quantile
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.core.tradeoff_result import Tradeoff
 
@@ -156,9 +157,10 @@ def _late_score(rows: Sequence[Row]) -> str:
         return ""
     score = score_calibration(late, fit_calibration([p for p in points if p.task not in LATE]))
     return (
-        f"{BASIS}, factors from the tasks that were there when its form was chosen, on the "
-        f"{score.num_tasks} that came later ({score.num_points} goals): {_score(score)}, "
-        f"{score.decades:.1f} decades."
+        f"`{BASIS}` with factors from the tasks that were there when its form was chosen, on the "
+        f"{score.num_tasks} tasks that came later ({score.num_points} goals): "
+        f"{score.share_within:.0%} within a factor of 2, worst {score.worst_ratio:.1f}, "
+        f"R² {score.r_squared:.2f} over {score.decades:.1f} decades."
     )
 
 
@@ -220,14 +222,33 @@ def budget(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _constants(rows: Sequence[Row], name: str) -> str:
+    return "\n".join(
+        f"- `{name}`, {kind}: factor {c.factor:.4g}, log_spread {c.log_spread:.4g}, "
+        f"degrees_of_freedom {c.degrees_of_freedom:.1f}, num_tasks {c.num_tasks}"
+        for kind, c in fit_calibration(points_of(rows, name)).items()
+    )
+
+
+def _run_to_run(rows: Sequence[Row]) -> str:
+    """Standard deviations between runs, from the intervals of their means."""
+    found = [row.predicted[BASIS] for row in rows]
+    deviations = sorted(
+        math.log(one.interval[1] / one.value)
+        * math.sqrt(one.runs)
+        / student_quantile(0.95, one.runs - 1)
+        for one in found
+        if math.isfinite(one.value)
+    )
+    middle = deviations[len(deviations) // 2]
+    return (
+        f"From run to run ln `{BASIS}` has a standard deviation of {middle:.2f} (median over the "
+        f"goals; largest {deviations[-1]:.2f})."
+    )
+
+
 def report(rows: Sequence[Row]) -> str:
     """All tables, and the constants."""
-    final = fit_calibration(points_of(rows, BASIS))
-    constants = [
-        f"{kind}: factor {c.factor:.4g}, log_spread {c.log_spread:.4g}, degrees_of_freedom "
-        f"{c.degrees_of_freedom:.1f}, num_tasks {c.num_tasks}"
-        for kind, c in final.items()
-    ]
     unresolved = sum(not row.measured.resolved for row in rows)
     return "\n\n".join(
         [
@@ -237,8 +258,9 @@ def report(rows: Sequence[Row]) -> str:
             _coverage(rows),
             summary(rows),
             _late_score(rows),
+            _run_to_run(rows),
             budget(rows),
-            "\n".join(constants),
+            "\n".join(_constants(rows, name) for name in (BASIS, "thin")),
         ]
     )
 

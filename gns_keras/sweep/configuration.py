@@ -85,8 +85,8 @@ def constant_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def _checked(model: Any, inputs: Any) -> keras.Model:
-    checks.refuse_foreign(model)
-    if getattr(model, "optimizer", None) is None:
+    checks.require_tensorflow_backend()
+    if not isinstance(model, keras.Model) or getattr(model, "optimizer", None) is None:
         raise ValueError(
             "Expected `build_model()` to return a compiled keras.Model. "
             f"Received: {type(model).__name__}."

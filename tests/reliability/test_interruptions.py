@@ -113,3 +113,34 @@ def test_ctrl_c_at_every_line_of_putting_back_puts_everything_back() -> None:
         with pytest.raises(KeyboardInterrupt):
             lines_of(tried, at)
         assert differences(before, variables_of(model)) == [], at
+
+
+def test_training_on_a_batch_within_a_scheduled_fit_does_not_end_the_schedule() -> None:
+    x, y = faults.arrays(160)
+
+    class Extra(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                self.model.train_on_batch(x[:16], y[:16])
+
+    scheduler, model = faults.make_scheduler(), faults.make_model()
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[scheduler, Extra()])
+    assert scheduler.history["examples_seen"][-1] == 320
+    assert model.train_function != scheduler._run
+
+
+def test_an_error_in_another_callback_leaves_the_next_fit_unscheduled() -> None:
+    class Raises(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            raise ZeroDivisionError
+
+    scheduler, model = faults.make_scheduler(), faults.make_model()
+    with pytest.raises(ZeroDivisionError):
+        trained_with(model, scheduler, Raises())
+    check_plain_afterwards(model)
+    assert scheduler.batch_size == 0
+
+
+def trained_with(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
+    x, y = faults.arrays(160)
+    model.fit(x, y, batch_size=16, shuffle=False, verbose=0, callbacks=list(callbacks))

@@ -58,7 +58,7 @@ class Setting:
         changed: Snapshots at a sixteenth of the temperature.
         after: Snapshots after the return.
         settling: First snapshots after either change, which are shown and not used.
-        measured_size: Examples in a batch that a snapshot is measured on.
+        measured_size: Examples in a batch that a snapshot is measured on, a multiple of 8 groups.
         measured_batches: Such batches, drawn with replacement; None: all of the data, whose mean
             gradient is then known exactly.
     """

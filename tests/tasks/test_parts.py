@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from gns_keras.tasks import Task, autoencoder, get_task, image_codes, texts
+from gns_keras.tasks import Task, autoencoder, get_task, image_codes, residual, texts
 from gns_keras.tasks.error_decay import DecayAtTrainingError
 from gns_keras.tasks.large_batch import WarmUpPolynomialDecay, large_batch_optimizer
 from gns_keras.tasks.token_losses import LastTokenLoss
@@ -189,6 +189,39 @@ def test_small_images_get_a_black_frame(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(inputs[:, 2:-2, 2:-2, 0], x)
     assert inputs.shape == (3, 32, 32, 1)
     assert int(inputs.sum(dtype=np.int64)) == int(x.sum(dtype=np.int64))
+
+
+def test_images_of_cifar10_are_shifted_one_by_one_and_only_in_training() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    same = np.repeat(image, 16, axis=0)
+    layers = residual.cifar_network(8).layers[1:3]
+    shifted, flipped = (np.array(layer(same, training=True)) for layer in layers)
+    assert len({row.tobytes() for row in shifted}) > 8
+    assert len({row.tobytes() for row in flipped}) == 2
+    for row in shifted:
+        # Whole pixels, four at most: the middle still comes from the picture.
+        middle = row[8:24, 8:24]
+        places = [
+            (down, right)
+            for down in range(-4, 5)
+            for right in range(-4, 5)
+            if np.array_equal(middle, image[0, 8 + down : 24 + down, 8 + right : 24 + right])
+        ]
+        assert len(places) == 1
+    np.testing.assert_array_equal(layers[1](layers[0](same, training=False), training=False), same)
+
+
+def test_shortcuts_skip_pixels_and_pad_channels() -> None:
+    # A block whose convolutions are zero lets its shortcut through.
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 4)).astype(np.float32)
+    inputs = keras.Input((8, 8, 4))
+    block = keras.Model(inputs, residual._block(inputs, 8, 2))
+    for layer in block.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel.assign(keras.ops.zeros_like(layer.kernel))
+    expected = np.zeros((2, 4, 4, 8), np.float32)
+    expected[..., 2:6] = images[:, ::2, ::2]
+    np.testing.assert_allclose(block.predict(images, verbose=0), expected, atol=1e-6)
 
 
 def test_a_task_of_tokens_makes_its_batches_of_sequences() -> None:

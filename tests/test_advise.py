@@ -36,15 +36,17 @@ def digits_advice() -> Advice:
 
 def test_it_gives_a_resolved_answer_on_digits(digits_advice: Advice) -> None:
     low, high = digits_advice.interval
-    assert 0 < low < digits_advice.critical_batch_size < high < 2 * low
+    # The spread between tasks alone makes it a factor of 4.6 (core/calibrated.py).
+    assert 0 < low < digits_advice.critical_batch_size < high < 8 * low
     assert digits_advice.limited_by == "noise_scale"
     assert digits_advice.batch_size in {row.batch_size for row in digits_advice.table}
     nearest = round(math.log2(digits_advice.critical_batch_size))
     assert digits_advice.batch_size == 2**nearest
-    assert digits_advice.noise_scale.num_steps == len(digits_advice.points) >= 20
-    # Every snapshot is 4 batches of 64 examples, and comes after 10 steps of 32.
+    assert digits_advice.noise_scale.num_steps == len(digits_advice.points) >= 40
+    # Every snapshot is 4 batches of 64 examples, and comes after 10 steps of 32. As many again are
+    # measured at the mean weights.
     check = digits_advice.learning_rate_check
-    trial = len(digits_advice.points) * (256 + 320)
+    trial = len(digits_advice.points) * (2 * 256 + 320)
     assert digits_advice.examples_used == trial + check.examples_used
     # Five learning rates and the start, four seeds, 32 and 8 steps of 32 examples.
     assert check.examples_used == 4 * (5 * 40 + 8) * 32
@@ -87,8 +89,8 @@ def test_the_noise_scale_is_that_of_the_exact_gradients() -> None:
     trace = np.square(grads - mean).sum() / 299
     exact = trace / np.square(mean).sum()
     advice = advise(model, (x, y), learning_rate="keep", verbose=0)
-    low, high = advice.interval
-    assert low < exact < high < 2 * low
+    low, high = advice.noise_scale.interval
+    assert low < exact < high < 2.5 * low
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -200,14 +202,14 @@ def test_under_mirrored_strategy(strategy) -> None:
 
 def test_the_budget_is_kept() -> None:
     model, x, y = digits_dense()
-    assert advise(model, (x, y), verbose=0, budget=4000).examples_used <= 4000
+    assert advise(model, (x, y), verbose=0, budget=7000).examples_used <= 7000
 
 
 def test_too_little_budget_or_data_is_refused() -> None:
     model, x, y = digits_dense()
-    # 10 snapshots of 256 examples, each after at least one step of 32.
-    with pytest.raises(ValueError, match="at least 2880 examples"):
-        advise(model, (x, y), verbose=0, budget=2879)
+    # 10 snapshots of 256 examples, twice, each after at least one step of 32.
+    with pytest.raises(ValueError, match="at least 5440 examples"):
+        advise(model, (x, y), verbose=0, budget=5439)
     with pytest.raises(ValueError, match="at least 32 examples of data"):
         advise(model, (x[:31], y[:31]), verbose=0, batch_size=16)
     with pytest.raises(ValueError, match="number of examples"):

@@ -201,7 +201,7 @@ class _Stretch:
         times = np.geomspace(self.end, until, GRID + 1)
         middle = np.sqrt(times[1:] * times[:-1])
         losses = self.reached_loss * (middle / anchor) ** -self.decay.exponent
-        low, high = self.law.prediction_interval(losses)
+        low, high = self._interval_of_stretch(losses, until - self.end)
         value, lower, upper = (
             self._joined(scale, curve, np.diff(times))
             for scale, curve in (
@@ -226,6 +226,20 @@ class _Stretch:
             adaptive_gain=self._gain([*self._losses, *losses], spans),
             law=self.law,
         )
+
+    def _interval_of_stretch(
+        self, losses: FloatArray, length: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Where the mean over a continuation may run: blocks that swing about the line average out.
+
+        A prediction interval is for one block; of `m` in a row the swings' variance is one `m`-th.
+        """
+        middle = self.law.at(losses)
+        line = np.log(self.law.confidence_interval(losses)[1] / middle)
+        block = np.log(self.law.prediction_interval(losses)[1] / middle)
+        blocks = max(1.0, length / (self.end / NUM_BLOCKS))
+        reach = np.sqrt(line**2 + (block**2 - line**2) / blocks)
+        return middle * np.exp(-reach), middle * np.exp(reach)
 
     def _obstacle(self, measured: NoiseScale, target: float) -> str:
         if not self._falls:

@@ -166,6 +166,8 @@ def _train_and_measure(
     return replace(
         evidence,
         noise_scale=trial.noise_scale,
+        mean_noise_scale=trial.mean_noise_scale,
+        calibration=advise_checks.calibration_of(model),
         base_learning_rate=_learning_rate(model),  # A schedule has moved on.
         points=tuple(trial.points),
         examples_used=evidence.examples_used + trial.examples_used,

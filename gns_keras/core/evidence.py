@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gns_keras.core.advice_parts import NoisePoint
+from gns_keras.core.calibration import Calibration
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
@@ -29,6 +30,8 @@ class Evidence:
         forecast: The noise scale of the run that is asked about, or None: that of the trial run.
         num_replicas: Replicas that the step times were measured on.
         is_watched: The evidence is a run that was only watched.
+        mean_noise_scale: That at the mean weights of the trial run, or None.
+        calibration: From both noise scales to the critical batch size, or None where none is known.
     """
 
     noise_scale: NoiseScale
@@ -44,3 +47,5 @@ class Evidence:
     forecast: RunForecast | None = None
     num_replicas: int = 1
     is_watched: bool = False
+    mean_noise_scale: NoiseScale | None = None
+    calibration: Calibration | None = None

@@ -15,7 +15,9 @@ from gns_keras.core.advice_table import (
     rule_for,
     table_rows,
 )
+from gns_keras.core.calibrated import between_weights
 from gns_keras.core.evidence import Evidence
+from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.replicas import replica_rows, worthwhile_replicas
 from gns_keras.core.tradeoff import batch_size_at_overhead
 from gns_keras.core.warning_words import warnings_for
@@ -59,13 +61,33 @@ def predicted_critical_batch_size(evidence: Evidence) -> CriticalBatchSize:
     Args:
         evidence: What was measured.
     """
-    scale = evidence.noise_scale
-    if evidence.forecast is not None:
-        return CriticalBatchSize(value=evidence.forecast.value, interval=evidence.forecast.interval)
-    return CriticalBatchSize(
-        value=scale.value if scale.resolved and scale.value > 0 else math.nan,
-        interval=scale.interval,
-    )
+    scale, forecast, calibration = evidence.noise_scale, evidence.forecast, evidence.calibration
+    value, interval = scale.value if scale.resolved else math.nan, scale.interval
+    if forecast is not None:
+        value, interval = forecast.value, forecast.interval
+    if calibration is not None and evidence.mean_noise_scale is not None:
+        towards = between_weights(scale, evidence.mean_noise_scale)
+        value, interval = calibration.predict(*_continued(towards, scale, (value, interval)))
+    return CriticalBatchSize(value=value if value > 0 else math.nan, interval=interval)
+
+
+_Estimate = tuple[float, tuple[float, float]]
+
+
+def _continued(predictor: _Estimate, scale: NoiseScale, forecast: _Estimate) -> _Estimate:
+    """The predictor, which is that of the trial run, for the run that is forecast.
+
+    It grows as the noise scale at the weights does. The squares of the widths add up, in the
+    logarithm; that of the noise scale itself counts twice.
+    """
+    (value, (low, high)), (aim, (aim_low, aim_high)) = predictor, forecast
+    if not (value > 0 and aim > 0 and low > 0 and aim_low > 0):
+        return math.nan, (max(0.0, low), math.inf)
+    growth = aim / scale.value
+    below = math.hypot(math.log(value / low), math.log(aim / aim_low))
+    above = math.hypot(math.log(high / value), math.log(aim_high / aim))
+    middle = value * growth
+    return middle, (middle * math.exp(-below), middle * math.exp(above))
 
 
 def recommend(

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from gns_keras.core.calibrated import calibration_for
+from gns_keras.core.calibration import Calibration
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.recommend import OBJECTIVES
 from gns_keras.training import checks, keras_private
@@ -80,6 +82,13 @@ def check_numbers(max_batch_size: int | None, budget: int | None, source: Exampl
         )
     if budget is not None and budget < 1:
         raise ValueError(f"Expected `budget` to be a number of examples. Received: {budget}.")
+
+
+def calibration_of(model: keras.Model) -> Calibration | None:
+    """The calibration of the optimizer's class, None where none is known."""
+    optimizer = keras_private.apply_optimizer(model.optimizer)
+    momentum = getattr(optimizer, "momentum", 0.0)
+    return calibration_for(type(optimizer).__name__, float(momentum or 0.0))
 
 
 def learning_rate_rule(model: keras.Model) -> tuple[LearningRateRule | None, list[str]]:

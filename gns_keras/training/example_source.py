@@ -65,8 +65,11 @@ class ExampleSource:
         """
         if self._arrays is not None:
             order = tf.data.Dataset.range(self.num_examples).shuffle(self.num_examples, seed=seed)
-            order = order.repeat() if repeat else order
+            whole = self.num_examples >= batch_size
+            order = order.repeat() if repeat and not whole else order
             rows = order.batch(batch_size, drop_remainder=True)
+            # No batch holds an example twice: that would not be drawing without replacement.
+            rows = rows.repeat() if repeat and whole else rows
             return rows.map(self._gather).prefetch(2)
         buffer = _shuffle_buffer(self._examples.element_spec)
         examples = self._examples.shuffle(buffer, seed=seed)

@@ -157,8 +157,9 @@ def _prediction(advice: Advice) -> str:
         f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
         "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "
         "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). The "
-        "prediction rests on the noise scale alone, which the paper found within a factor of 10 "
-        "of the critical batch size measured by whole runs."
+        "prediction rests on noise scales and not on whole runs: the paper found them within a "
+        "factor of 10 of the critical batch size that whole runs measure, and docs/validation.md "
+        "says how close they came here."
     )
 
 

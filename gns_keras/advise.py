@@ -104,7 +104,7 @@ def advise(
         memory = max_batch_size
         if not _is_refused(evidence):
             left = None if budget is None else budget - evidence.examples_used
-            plan = plan_trial(model, source, left)
+            plan = replace(plan_trial(model, source, left), target_loss=target_loss)
             evidence = _train_and_measure(model, source, plan, evidence, seed, stage)
             evidence = _with_forecast(evidence, target_loss)
             evidence, memory = _time_steps(model, source, evidence, max_batch_size, stage)

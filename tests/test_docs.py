@@ -15,6 +15,7 @@ PAGES = [
     "README.md",
     "docs/start.md",
     "docs/choosing.md",
+    "docs/advise.md",
     "docs/monitor.md",
     "docs/adaptive.md",
     "docs/cli.md",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from gns_keras.core.advice_parts import AdviceRow, NoisePoint, ReplicaRow
+from gns_keras.core.calibration import Calibration
 from gns_keras.core.json_records import JsonRecord
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.learning_rate_check import LearningRateCheck
@@ -48,6 +49,8 @@ class Advice(JsonRecord):
         replicas: One row per number of replicas, 1, 2, 4 and so on; empty without step times.
         num_replicas: How many are worth paying for, at both ends of `interval`.
         is_watched: The evidence is a run that was only watched.
+        mean_noise_scale: That at the mean weights of the trial run, or None.
+        calibration: What turned both into `critical_batch_size`; None: the noise scale as it is.
     """
 
     SCHEMA_VERSION = 2
@@ -76,6 +79,8 @@ class Advice(JsonRecord):
     replicas: tuple[ReplicaRow, ...] = ()
     num_replicas: int = 1
     is_watched: bool = False
+    mean_noise_scale: NoiseScale | None = None
+    calibration: Calibration | None = None
 
     @property
     def recommended_row(self) -> AdviceRow:
@@ -156,10 +161,20 @@ def _prediction(advice: Advice) -> str:
     return (
         f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
         "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "
-        "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). The "
-        "prediction rests on noise scales and not on whole runs: the paper found them within a "
-        "factor of 10 of the critical batch size that whole runs measure, and docs/validation.md "
-        "says how close they came here."
+        "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). "
+    ) + _basis(advice.calibration)
+
+
+def _basis(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return (
+            "The prediction rests on the noise scale alone, which the paper found within a factor "
+            "of 10 of the critical batch size measured by whole runs."
+        )
+    return (
+        "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean of "
+        f"both times {calibration.factor:.2g}, a factor from sweeps of {calibration.num_tasks} "
+        "small tasks with optimizers of this kind, and the interval holds the spread between them."
     )
 
 

@@ -143,6 +143,8 @@ def recommend(
         replicas=_replicas(evidence, critical.supported),
         num_replicas=_worthwhile(evidence, critical),
         is_watched=evidence.is_watched,
+        mean_noise_scale=evidence.mean_noise_scale,
+        calibration=evidence.calibration,
     )
     return warnings_for(advice, dataset_size=evidence.dataset_size, max_batch_size=max_batch_size)
 

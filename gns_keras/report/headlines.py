@@ -28,6 +28,7 @@ COLUMNS = (
     ("cost\n/ now", "examples to compute in a whole run, relative to the present batch size"),
 )
 SURE, FAIRLY_SURE = 2.0, 4.0  # Ratio of the ends of the interval.
+CALIBRATED = 8.0  # The spread between tasks alone makes it 5 to 6.
 
 
 def headlines(advice: Advice) -> list[tuple[str, str]]:
@@ -62,6 +63,8 @@ def how_sure(advice: Advice) -> str:
         return "not: the critical batch size is unresolved; raise `budget`"
     ratio = high / low if low > 0 else math.inf
     spread = f"the interval spans a factor of {format_number(ratio, 2)}"
+    if advice.calibration is not None and ratio <= CALIBRATED:
+        return f"as sure as sweeps of small tasks allow: {spread}"
     if ratio <= SURE:
         return f"of the noise scale, quite: {spread}"
     if ratio <= FAIRLY_SURE:

@@ -21,10 +21,7 @@ def check_model(model: Any) -> None:
     Raises:
         TypeError, ValueError, NotImplementedError: With the reason.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected `model` to be a compiled keras.Model. Received: {type(model).__name__}."
-        )
+    checks.refuse_foreign(model)
     strategy = model.distribute_strategy
     checks.refuse_unsupported(model, strategy)
     if keras_private.has_several_workers(strategy):

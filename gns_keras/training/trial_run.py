@@ -26,7 +26,7 @@ from gns_keras.training.mean_weights import MeanWeights, sampling_stride
 NUM_GROUPS = 8
 WANTED_SPREAD = 1.8  # Stop once the ends of the interval are this close in ratio.
 EVERY = 10  # Steps between snapshots.
-MIN_SNAPSHOTS, MAX_SNAPSHOTS = 40, 100
+MIN_SNAPSHOTS, MAX_SNAPSHOTS = 40, 200
 FEWEST_SNAPSHOTS = 10  # With a small budget.
 CHECK_EVERY = 5  # Snapshots between two looks at the interval.
 STRETCH = 1.5  # Ratio of the steps at which two stretches of the mean weights end.
@@ -45,6 +45,7 @@ class TrialPlan:
         max_snapshots: Most snapshots.
         measure_batch_size: Global batch size of the measurement; a snapshot takes four of them.
         at_mean: Whether as much is measured at the mean weights.
+        target_loss: Training loss that is asked about; the run goes on towards it.
     """
 
     batch_size: int
@@ -52,6 +53,7 @@ class TrialPlan:
     max_snapshots: int
     measure_batch_size: int
     at_mean: bool = True
+    target_loss: float | None = None
 
     @property
     def snapshot_examples(self) -> int:
@@ -70,7 +72,8 @@ def plan_trial(model: keras.Model, source: ExampleSource, budget: int | None) ->
     Args:
         model: Built model.
         source: The data.
-        budget: Examples to spend; None: as many as it takes, up to 100 snapshots.
+        budget: Examples to spend; None: as many as it takes, up to one pass over the data, which
+            is 5 % of a run of 20, but at least 40 and at most 200 snapshots.
 
     Raises:
         ValueError: Budget or data are too small for any statement.
@@ -88,13 +91,16 @@ def plan_trial(model: keras.Model, source: ExampleSource, budget: int | None) ->
     plan = TrialPlan(
         batch_size=source.batch_size,
         every=EVERY,
-        max_snapshots=MAX_SNAPSHOTS,
+        max_snapshots=MIN_SNAPSHOTS,
         measure_batch_size=int(group) * unit,
-        at_mean=not checks.has_batch_normalization(
-            model
-        ),  # Its statistics are not of those weights.
+        # Statistics of batch normalization are not those of the mean weights.
+        at_mean=not checks.has_batch_normalization(model),
     )
-    return plan if budget is None else _within(plan, budget)
+    if budget is not None:
+        return _within(replace(plan, max_snapshots=MAX_SNAPSHOTS), budget)
+    one_epoch = data / (plan.every * plan.batch_size + plan.snapshot_examples)
+    count = max(MIN_SNAPSHOTS, min(MAX_SNAPSHOTS, one_epoch))
+    return replace(plan, max_snapshots=int(count))
 
 
 def _within(plan: TrialPlan, budget: int) -> TrialPlan:
@@ -260,5 +266,12 @@ class _Snapshots(keras.callbacks.Callback):
         if not last and count % CHECK_EVERY:
             return False
         self.result.noise_scale = self._average(self.result.points)
-        enough = count >= MIN_SNAPSHOTS and self.result.noise_scale.spread <= WANTED_SPREAD
-        return last or enough
+        return last or (count >= MIN_SNAPSHOTS and self._is_enough())
+
+    def _is_enough(self) -> bool:
+        """Whether both noise scales are known, and the loss in question has been reached."""
+        mean, target = self.result.mean_noise_scale, self._plan.target_loss
+        known = self.result.noise_scale.spread <= WANTED_SPREAD
+        known = known and (mean is None or mean.resolved)
+        recent = float(np.mean(self.result.losses[-CHECK_EVERY:])) if self.result.losses else 0.0
+        return known and (target is None or recent <= target)

@@ -1,0 +1,132 @@
+"""What `advise` itself predicts, from its own short run, against the swept critical batch sizes.
+
+    python benchmarks/calibration_advise.py --folder calibration   # in which calibration.py ran
+
+For every task `advise(..., target_loss=goal)` at the base batch size and the sweep's best learning
+rate there, with a budget of one pass over the data, which is 5 % of a run of 20: the trial run ends when
+it has seen enough, and what is beyond is forecast.
+Then the check of the learning rate alone, at an eighth and at eight times of it.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from calibration_predictors import truth
+from calibration_tasks import TASKS, Task
+
+from gns_keras import SweepResult, advise
+
+EPOCHS = 20
+
+
+def asked(task: Task, rate: float, goal: float, seed: int, learning_rate: str) -> dict:
+    """What one call of `advise` says."""
+    keras.utils.set_random_seed(seed)
+    model = task.build_model()
+    model.optimizer.learning_rate = rate
+    advice = advise(
+        model,
+        task.examples(),
+        batch_size=task.base_batch_size,
+        budget=task.num_examples,
+        target_loss=goal,
+        learning_rate=learning_rate,
+        seed=seed,
+        verbose=0,
+    )
+    check = advice.learning_rate_check
+    return {
+        "value": advice.critical_batch_size,
+        "interval": advice.interval,
+        "examples": advice.examples_used,
+        "reached": advice.forecast.reached_loss if advice.forecast else math.nan,
+        "verdict": check.verdict if check else "",
+    }
+
+
+def main() -> None:
+    """Prints one row for every task and goal; finished ones are kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("calibration"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--part", choices=["predict", "check"], help="only this")
+    args = parser.parse_args()
+    if args.part != "check":
+        predict(args)
+    if args.part != "predict":
+        check(args)
+
+
+class Store:
+    """Finished calls in a JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, key: str, call: Callable[[], dict]) -> dict:
+        """What was found, now or before."""
+        if key not in self.found:
+            self.found[key] = call()
+            self.path.write_text(json.dumps(self.found))
+        return self.found[key]
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Predicted against measured."""
+    store, ratios = Store(args.folder / "advise.json"), []
+    for name in args.tasks:
+        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
+        if not sweep.exists():
+            continue
+        result = SweepResult.from_json(sweep.read_text())
+        rate = result.best(result.goals[-1])[0].learning_rate
+        for index in (1, len(task.goals) - 1):
+            goal, fit = task.goals[index], truth(result, task.goals[index])
+            for seed in range(args.seeds):
+                call = functools.partial(asked, task, rate, goal, seed, "keep")
+                found = store.get(f"{name}/{goal}/{seed}", call)
+                ratio = found["value"] / fit.critical_batch_size
+                ratios.append(ratio)
+                low, high = found["interval"]
+                share = found["examples"] / (EPOCHS * task.num_examples)
+                print(
+                    f"| {name} | {goal:g} | {fit.critical_batch_size:.0f} | {found['value']:.0f} "
+                    f"({low:.0f} to {high:.0f}) | {ratio:.2f} | {found['reached']:.3g} | "
+                    f"{found['examples']:,} | {share:.1%} |",
+                    flush=True,
+                )
+    known = np.array([ratio for ratio in ratios if ratio > 0])
+    within = np.mean((known >= 0.5) & (known <= 2)) if known.size else math.nan
+    worst = np.exp(np.abs(np.log(known)).max()) if known.size else math.nan
+    print(f"{len(ratios)} asked, {len(known)} resolved, {within:.0%} within 2, worst {worst:.1f}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """The verdicts on the best learning rate, and on an eighth and eight times of it."""
+    store = Store(args.folder / "advise_check.json")
+    for name in args.tasks:
+        verdicts = []
+        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
+        if not sweep.exists():
+            continue
+        result = SweepResult.from_json(sweep.read_text())
+        rate = result.best(result.goals[-1])[0].learning_rate
+        for factor in (1 / 8, 1.0, 8.0):
+            call = functools.partial(asked, task, rate * factor, task.goals[-1], 0, "check")
+            verdicts.append(store.get(f"{name}/{factor:g}", call)["verdict"])
+        print(f"| {name} | {' | '.join(verdicts)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
     python benchmarks/calibration_advise.py --folder calibration   # in which calibration.py ran
 
 For every task `advise(..., target_loss=goal)` at the base batch size and the sweep's best learning
-rate there, with a budget of one pass over the data, which is 5 % of a run of 20: the trial run ends when
-it has seen enough, and what is beyond is forecast.
+rate there, with a budget of one pass over the data, which is 5 % of a run of 20: the trial run ends
+when it has seen enough, and what is beyond is forecast.
 Then the check of the learning rate alone, at an eighth and at eight times of it.
 """
 

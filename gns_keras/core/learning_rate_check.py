@@ -121,11 +121,11 @@ class LearningRateCheck:
     def factor_to_use(self) -> float:
         """The factor to measure the noise scale with: 1 for the present rate; NaN if none trains.
 
-        Where the rate is wrong and there was no search, it is the one to set instead.
+        Where the rate is too high and there was no search, it is the one to set instead.
         """
         if not self.factors:
             return 1.0
-        return self.chosen_factor if self.searched or self.is_wrong else 1.0
+        return self.chosen_factor if self.searched or self.forbids_measuring else 1.0
 
     @property
     def is_wrong(self) -> bool:
@@ -134,8 +134,13 @@ class LearningRateCheck:
 
     @property
     def forbids_measuring(self) -> bool:
-        """Whether a noise scale would mean little: the rate is wrong, and none was found."""
-        return self.is_wrong and (not self.searched or math.isnan(self.best_factor))
+        """Whether a noise scale would mean little: the rate is too high, and none was found.
+
+        Short runs favour high rates, and call one tuned rate in three too low: that is only said.
+        """
+        if self.searched:
+            return self.is_wrong and math.isnan(self.best_factor)
+        return self.verdict == "too_high"
 
     @property
     def best_factor_interval(self) -> tuple[float, float]:

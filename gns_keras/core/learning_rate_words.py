@@ -67,10 +67,15 @@ def _finding(check: LearningRateCheck) -> str:
 
 
 def _consequence(check: LearningRateCheck) -> str:
-    off = "high" if check.verdict == "too_low" else "low"
+    if check.verdict == "too_low":
+        return (
+            "Short runs favour high rates, so that this is a hint and no proof. If the rate is too "
+            "low, the noise scale, which goes with 1/(learning rate), comes out too high, and the "
+            "batch sizes here with it."
+        )
     return (
-        "The noise scale goes with 1/(learning rate) and would come out too "
-        f"{off}, so no batch size is advised yet."
+        "The noise scale goes with 1/(learning rate) and would come out too low, so no batch size "
+        "is advised yet."
     )
 
 
@@ -83,6 +88,8 @@ def _remedy(check: LearningRateCheck) -> str:
         )
     best = format_number(check.best_learning_rate)
     beyond = {"high": " or more", "low": " or less", "": ""}[check.at_edge]
+    if check.verdict == "too_low":
+        return f'Compare a run at {best}{beyond}, or ask again with learning_rate="search".'
     return (
         f"Set it to {best}{beyond} and ask again, or let "
         'learning_rate="search" find it; "keep" advises as it is.'

@@ -121,15 +121,17 @@ def test_a_search_keeps_a_rate_that_none_is_better_than() -> None:
 
 def test_what_to_measure_with() -> None:
     assert check(0.7, 0.4, 0.5, 0.6, 0.7).factor_to_use == 1.0  # Good enough, and no search.
-    wrong = check(0.9, 0.8, 0.7, 0.6, 0.5)
-    assert (wrong.factor_to_use, wrong.forbids_measuring) == (4.0, True)
+    low = check(0.9, 0.8, 0.7, 0.6, 0.5)  # Said, and measured all the same.
+    assert (low.verdict, low.factor_to_use, low.forbids_measuring) == ("too_low", 1.0, False)
+    high = check(0.5, 0.6, 0.7, 0.8, 0.9)
+    assert (high.verdict, high.factor_to_use, high.forbids_measuring) == ("too_high", 0.25, True)
     assert LearningRateCheck(learning_rate=0.1, batch_size=8, reason="No.").factor_to_use == 1.0
 
 
 @pytest.mark.parametrize(
     ("found", "parts"),
     [
-        (check(0.9, 0.8, 0.7, 0.6, 0.5), ["0.1 is too low", "Set it to 0.4 or more", "too high"]),
+        (check(0.9, 0.8, 0.7, 0.6, 0.5), ["0.1 is too low", "Compare a run at 0.4 or", "a hint"]),
         (check(0.5, 0.6, 0.7, 0.8, 0.9), ["0.1 is too high", "0.025 or less", "too low"]),
         (check(0.5, 0.4, INF, INF, INF), ["diverged within 40 steps", "Set it to 0.05 and"]),
         (check(INF, INF, INF, INF, INF), ["every run down to 0.025 diverged", "search"]),

@@ -81,7 +81,7 @@ def run(snapshots: int = 50) -> tuple[NoisePoint, ...]:
     return tuple(points)
 
 
-WRONG_RATE = {"learning_rate_check": checked(0.9, 0.8, 0.7, 0.6, 0.5), "base_learning_rate": 0.4}
+WRONG_RATE = {"learning_rate_check": checked(0.5, 0.6, 0.7, 0.8, 0.9), "base_learning_rate": 0.025}
 KINDS = {
     "resolved": make_advice(),
     "forecast": make_advice(points=run(), forecast=forecast_run(run(), 32, target_loss=0.1)),
@@ -198,7 +198,7 @@ def test_the_page_begins_with_what_to_do_and_how_sure_that_is(tmp_path: Path) ->
 
     assert "Train with batch size 128 instead of 32" in answer("resolved")
     assert "How sure? Of the noise scale, quite" in answer("resolved")
-    assert "First change the learning rate to 0.4" in answer("wrong rate")
+    assert "First change the learning rate to 0.025" in answer("wrong rate")
     assert "unresolved" in answer("nothing known")
 
 
@@ -224,7 +224,7 @@ def test_the_run_and_the_forecast_are_named() -> None:
     unresolved = " ".join(str(KINDS["no forecast"]).split())
     assert "down to a training loss of 0.1: unresolved" in unresolved
     assert "within a factor of 2 of the best" in " ".join(str(KINDS["good rate"]).split())
-    assert "0.4 or more at 32; the present 0.1 is too low" in str(KINDS["wrong rate"])
+    assert "0.025 or less at 32; the present 0.1 is too high" in str(KINDS["wrong rate"])
 
 
 def test_html_escapes_what_it_is_given(tmp_path: Path) -> None:

@@ -111,18 +111,18 @@ def test_replicas_that_pay_at_both_ends() -> None:
     assert recommend(evidence(100, 130, 160)).num_replicas == 1
 
 
-def test_a_wrong_learning_rate_comes_first() -> None:
+def test_too_high_a_learning_rate_comes_first() -> None:
     noise = (0.99, 1.0, 1.01)
     check = LearningRateCheck(
         learning_rate=0.1, batch_size=32, steps=32, factors=FACTORS, start_loss=2.0,
-        losses=tuple(tuple(loss * one for one in noise) for loss in (0.9, 0.8, 0.7, 0.6, 0.5)),
+        losses=tuple(tuple(loss * one for one in noise) for loss in (0.5, 0.6, 0.7, 0.8, 0.9)),
     )  # fmt: skip
     given = Evidence(
-        noise_scale=NOTHING, base_batch_size=32, base_learning_rate=0.4, rule=LearningRateRule(),
+        noise_scale=NOTHING, base_batch_size=32, base_learning_rate=0.025, rule=LearningRateRule(),
         learning_rate_check=check,
     )  # fmt: skip
     advice = recommend(given)
-    assert (advice.batch_size, advice.learning_rate) == (32, pytest.approx(0.4))
+    assert (advice.batch_size, advice.learning_rate) == (32, pytest.approx(0.025))
     assert advice.limited_by == "insufficient_data"
-    assert "too low" in advice.warnings[0]
+    assert "too high" in advice.warnings[0]
     assert len(advice.warnings) == 1

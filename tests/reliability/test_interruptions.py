@@ -39,11 +39,14 @@ def lines_of(run: Callable[[], Any], interrupt_at: int | None = None) -> int:
                 signal.raise_signal(signal.SIGINT)
         return trace
 
+    # A process that was started in the background may ignore SIGINT.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.settrace(trace)
     try:
         run()
     finally:
         sys.settrace(None)
+        signal.signal(signal.SIGINT, handler)
     return count
 
 

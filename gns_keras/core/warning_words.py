@@ -79,11 +79,13 @@ def _about_precision(advice: Advice) -> Iterator[str]:
         return
     low, high = advice.interval
     if not 0 < high <= WIDE * low:
-        forecast = advice.forecast is not None and advice.forecast.is_extrapolated
+        holds = ["the spread between tasks"] if advice.calibration is not None else []
+        if advice.forecast is not None and advice.forecast.is_extrapolated:
+            holds.append("that of the forecast")
         yield (
             f"The {scale.confidence:.0%} interval [{format_number(low)}, {format_number(high)}] "
             f"spans more than a factor of {WIDE:g}. "
-            + ("Most of that is the forecast." if forecast else f"{remedy}.")
+            + (f"It holds {' and '.join(holds)}." if holds else f"{remedy}.")
         )
 
 

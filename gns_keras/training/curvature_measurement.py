@@ -20,6 +20,7 @@ from gns_keras.core.pooled import MIN_BLOCKS, Blocks, pooled_noise_scale
 from gns_keras.ops.hessian_vector import gradient_of, hessian_vector_product
 from gns_keras.training import checks, keras_private
 from gns_keras.training.batch_sizes import LossNormalization
+from gns_keras.training.fresh_draws import FreshDraws
 from gns_keras.training.microbatches import volatile_variables
 
 
@@ -61,6 +62,7 @@ class CurvatureMeasurement:
         self._pass = self._measured_pass
         if not model.run_eagerly:
             self._pass = tf.function(self._measured_pass, reduce_retracing=True, autograph=False)
+        self._draws = FreshDraws(model)
         self._max_blocks = 2 * num_blocks
         self.reset()
 
@@ -99,7 +101,8 @@ class CurvatureMeasurement:
                 f"Received: {num_examples} examples. Batch with drop_remainder=True."
             )
         self._group_size = num_examples // 2
-        gradient, product = (part.numpy() for part in self._pass(tensors))
+        with self._draws.another():
+            gradient, product = (part.numpy() for part in self._pass(tensors))
         group = _Sums.of_group(gradient.astype(np.float64), product.astype(np.float64))
         self._filling = group if self._filling is None else self._filling.plus(group)
         if self._filling.count == self._per_block:

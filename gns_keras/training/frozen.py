@@ -10,6 +10,7 @@ from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.pooled import MIN_BLOCKS, Blocks, pooled_noise_scale
 from gns_keras.training import checks, keras_private
 from gns_keras.training.batch_sizes import LossNormalization
+from gns_keras.training.fresh_draws import FreshDraws
 from gns_keras.training.gradient_tap import GradientTap
 from gns_keras.training.measured_step import MeasuredStep, Measurement
 
@@ -62,6 +63,7 @@ class FrozenMeasurement:
         self._pass = self._replica_pass
         if not model.run_eagerly:
             self._pass = tf.function(self._replica_pass, reduce_retracing=True, autograph=False)
+        self._draws = FreshDraws(model)
         self._max_blocks = 2 * num_blocks
         self._per_block = 1
         self._blocks: list[_Block] = []
@@ -86,7 +88,7 @@ class FrozenMeasurement:
         Raises:
             ValueError: The batch has another size than the first one.
         """
-        with self._tap.installed():
+        with self._tap.installed(), self._draws.another():
             results = self._pass(self._distributed(data))
         replicas = zip(
             *(self._strategy.experimental_local_results(r) for r in results), strict=True

@@ -14,7 +14,7 @@ from gns_keras.core.recommend import predicted_critical_batch_size, recommend
 from gns_keras.core.run_forecast import forecast_run
 from gns_keras.report.advice import Advice
 from gns_keras.training import advise_checks, checks
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, ExampleSource, source_of
 from gns_keras.training.learning_rate_check import (
     CheckPlan,
     Scale,
@@ -29,6 +29,8 @@ from gns_keras.training.trial_run import TrialPlan, plan_trial, run_trial
 
 TIMING_SECONDS = 20.0
 MAX_TIMED_SIZES = 5
+
+Source = ExampleSource | DrawnExamples
 
 
 def advise(
@@ -55,7 +57,9 @@ def advise(
     Args:
         model: Compiled model, with a learning rate that suits the present batch size: an untuned
             one makes the noise scale meaningless.
-        data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a batched `tf.data.Dataset`.
+        data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a batched `tf.data.Dataset`; for data
+            that the model makes itself, as in reinforcement learning, a
+            `gns_keras.training.example_source.DrawnExamples`.
         batch_size: Present global batch size, in examples; a small one measures best. Default: a
             batched dataset's own; 32 for arrays.
         budget: Examples to spend on training and measuring. Default: until the answer is resolved.
@@ -90,12 +94,13 @@ def advise(
     advise_checks.check_model(model)
     advise_checks.check_choices(objective, learning_rate, verify)
     advise_checks.check_target_loss(target_loss)
-    source = ExampleSource(data, batch_size)
+    source = source_of(data, batch_size)
     advise_checks.check_numbers(max_batch_size, budget, source)
+    learning_rate, remarks = advise_checks.without_losses(source, learning_rate, target_loss)
     _build(model, source, seed)
     plan_trial(model, source, budget)  # Refuses too little, before anything is done.
     with preserved(model), progress_bars(verbose) as stage, scaled_learning_rate(model) as scale:
-        evidence = _present(model, source)
+        evidence = _present(model, source, remarks)
         if learning_rate != "keep":
             plan_of_check = plan_check(source.batch_size, budget, search=learning_rate == "search")
             evidence = _check_learning_rate(
@@ -111,9 +116,9 @@ def advise(
     return Advice.of(recommend(evidence, objective=objective, max_batch_size=memory))
 
 
-def _present(model: keras.Model, source: ExampleSource) -> Evidence:
+def _present(model: keras.Model, source: Source, remarks: tuple[str, ...]) -> Evidence:
     """What the user trains with now."""
-    rule, remarks = advise_checks.learning_rate_rule(model)
+    rule, more = advise_checks.learning_rate_rule(model)
     return Evidence(
         noise_scale=NoiseScale(value=math.nan, interval=(math.nan, math.nan)),
         base_batch_size=source.batch_size,
@@ -121,13 +126,13 @@ def _present(model: keras.Model, source: ExampleSource) -> Evidence:
         rule=rule,
         dataset_size=source.num_examples,
         num_replicas=model.distribute_strategy.num_replicas_in_sync,
-        remarks=tuple(remarks),
+        remarks=(*remarks, *more),
     )
 
 
 def _check_learning_rate(
     model: keras.Model,
-    source: ExampleSource,
+    source: Source,
     evidence: Evidence,
     plan: CheckPlan,
     scale: Scale,
@@ -154,7 +159,7 @@ def _is_refused(evidence: Evidence) -> bool:
 
 def _train_and_measure(
     model: keras.Model,
-    source: ExampleSource,
+    source: Source,
     plan: TrialPlan,
     evidence: Evidence,
     seed: int,
@@ -163,6 +168,7 @@ def _train_and_measure(
     """Makes the trial run, at the learning rate that is set."""
     advance = stage("training and measuring the noise scale", plan.max_examples)
     trial = run_trial(model, source, plan, seed=seed, advance=advance)
+    losses = [] if isinstance(source, DrawnExamples) else trial.losses
     return replace(
         evidence,
         noise_scale=trial.noise_scale,
@@ -171,7 +177,7 @@ def _train_and_measure(
         base_learning_rate=_learning_rate(model),  # A schedule has moved on.
         points=tuple(trial.points),
         examples_used=evidence.examples_used + trial.examples_used,
-        remarks=(*_remarks(model, trial.losses), *evidence.remarks),
+        remarks=(*_remarks(model, losses), *evidence.remarks),
     )
 
 
@@ -192,7 +198,7 @@ def _learning_rate(model: keras.Model) -> float:
 
 def _time_steps(
     model: keras.Model,
-    source: ExampleSource,
+    source: Source,
     evidence: Evidence,
     max_batch_size: int | None,
     stage: Stage,
@@ -230,7 +236,7 @@ def timed_batch_sizes(evidence: Evidence, max_batch_size: int | None) -> list[in
     return [base, *(powers[round(float(index))] for index in chosen)]
 
 
-def _build(model: keras.Model, source: ExampleSource, seed: int) -> None:
+def _build(model: keras.Model, source: Source, seed: int) -> None:
     """Gives the model its weights, as `fit` would at its first batch."""
     if model.built:
         return

@@ -198,6 +198,8 @@ def _run_advise(args: argparse.Namespace) -> None:
         verbose=0 if args.quiet else 1,
     )
     print(advice)
+    if is_task and (note := get_task(args.target).batch_note):
+        print(note)
     if args.json:
         args.json.write_text(advice.to_json() + "\n", encoding="utf-8")
     if args.html:
@@ -222,7 +224,12 @@ Loader = Callable[[], tuple[Any, Any, int | None]]
 def _find_task(name: str) -> Loader:
     """Returns the function that builds a task's model and loads its data."""
     task = get_task(name)
-    return lambda: (task.build_model(), task.training_data(), task.examples_per_batch)
+
+    def load() -> tuple[Any, Any, int]:
+        model = task.build_model()
+        return model, task.training_data(model), task.examples_per_batch
+
+    return load
 
 
 def _find_own(target: str) -> Loader:

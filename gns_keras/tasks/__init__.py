@@ -40,6 +40,13 @@ _MODULES = {
     "lm_2048_warandpeace": "language_model",
     "limit_mnist": "limit_mnist",
     "limit_cifar10": "limit_cifar10",
+    "atari_alien": "atari",
+    "atari_beam_rider": "atari",
+    "atari_breakout": "atari",
+    "atari_pong": "atari",
+    "atari_qbert": "atari",
+    "atari_seaquest": "atari",
+    "atari_space_invaders": "atari",
 }
 _TASK_NAMES = tuple(_MODULES)
 
@@ -60,7 +67,8 @@ class Task:
         build_model: `build_model()` returns a new compiled `keras.Model` with `learning_rate` set.
             Seed it with `keras.utils.set_random_seed`.
         load_data: `load_data(split="train")` returns arrays `(x, y)` with examples along the first
-            axis, or an unbatched `tf.data.Dataset`. Splits: "train", "test".
+            axis, or an unbatched `tf.data.Dataset`. Splits: "train", "test". Where there is
+            `draw_data` it only says that it cannot.
         batch_size: The small batch size that `learning_rate` was tuned at, in `unit`.
         learning_rate: Tuned, constant; how it was found stands in the task's module.
         optimizer: The optimizer of the paper, as Keras names it.
@@ -69,6 +77,9 @@ class Task:
         status: One line on what has been run of it: on which data, and how far.
         units_per_example: Units in one example, which is what batches are made of and split by:
             20 for sequences of 20 tokens.
+        draw_data: Reinforcement learning: `draw_data(model)` returns a
+            `gns_keras.training.example_source.DrawnExamples`, whose batches the model makes with
+            its present weights. None: the data are there without a model.
         build_callbacks: `build_callbacks()` returns new callbacks that belong to the training.
 
     Example:
@@ -89,6 +100,7 @@ class Task:
     goals: tuple[float, ...]
     status: str
     units_per_example: int = 1
+    draw_data: Callable[[Any], Any] | None = None
     build_callbacks: Callable[[], list[Any]] = list
 
     @property
@@ -96,8 +108,24 @@ class Task:
         """The small batch size along the first axis: what `model.fit` calls `batch_size`."""
         return self.batch_size // self.units_per_example
 
-    def training_data(self) -> Any:
-        """Returns what `model.fit` takes: arrays, or a dataset in batches of the small size."""
+    @property
+    def batch_note(self) -> str:
+        """One sentence on what an example is, where batches are not made of units; else empty."""
+        if self.units_per_example == 1:
+            return ""
+        return (
+            f"An example of this task is {self.units_per_example} {self.unit}: batch size "
+            f"{self.examples_per_batch} is {self.batch_size:,} {self.unit}."
+        )
+
+    def training_data(self, model: Any) -> Any:
+        """Returns what `advise` takes: arrays, a dataset in batches of the small size, or a source.
+
+        Args:
+            model: What is going to be trained. Data that are drawn follow its weights.
+        """
+        if self.draw_data is not None:
+            return self.draw_data(model)
         data = self.load_data("train")
         return data if isinstance(data, tuple) else data.batch(self.examples_per_batch)
 

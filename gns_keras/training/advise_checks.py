@@ -10,7 +10,7 @@ from gns_keras.core.calibration import Calibration
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.recommend import OBJECTIVES
 from gns_keras.training import checks, keras_private
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, ExampleSource
 
 LEARNING_RATE_CHOICES = ("check", "search", "keep")
 
@@ -66,7 +66,7 @@ def check_target_loss(target_loss: float | None) -> None:
         )
 
 
-def check_numbers(max_batch_size: int | None, budget: int | None, source: ExampleSource) -> None:
+def check_numbers(max_batch_size: int | None, budget: int | None, source: ExampleSource | DrawnExamples) -> None:
     """Refuses numbers that are out of range.
 
     Raises:
@@ -79,6 +79,39 @@ def check_numbers(max_batch_size: int | None, budget: int | None, source: Exampl
         )
     if budget is not None and budget < 1:
         raise ValueError(f"Expected `budget` to be a number of examples. Received: {budget}.")
+
+
+def without_losses(
+    source: ExampleSource | DrawnExamples, learning_rate: str, target_loss: float | None
+) -> tuple[str, tuple[str, ...]]:
+    """What to do about the learning rate, where the loss does not say how well training goes.
+
+    Args:
+        source: The data.
+        learning_rate: One of `LEARNING_RATE_CHOICES`.
+        target_loss: As given.
+
+    Returns:
+        The choice that holds, and remarks on it.
+
+    Raises:
+        ValueError: Something was asked for that needs comparable losses.
+    """
+    if not isinstance(source, DrawnExamples):
+        return learning_rate, ()
+    if learning_rate == "search" or target_loss is not None:
+        raise ValueError(
+            "Learning rates and goals are compared by the training loss, and here the model draws "
+            "its own data, so that losses of different weights are about different data. "
+            f"Received: learning_rate={learning_rate!r}, target_loss={target_loss}. Leave both at "
+            "their defaults, and tune the learning rate by the return."
+        )
+    if learning_rate == "keep":
+        return "keep", ()
+    return "keep", (
+        "The learning rate was not checked: the model draws its own data, and the loss on them "
+        "does not say how well it does. Tune it by the return.",
+    )
 
 
 def calibration_of(model: keras.Model) -> Calibration | None:

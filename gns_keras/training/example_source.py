@@ -1,5 +1,6 @@
 """Training data as batches of any size, from arrays or from a batched `tf.data.Dataset`."""
 
+import abc
 from typing import Any
 
 import keras
@@ -8,6 +9,42 @@ import tensorflow as tf
 SHUFFLE_BYTES = 256 * 1024 * 1024  # Memory for shuffling a dataset that is no array.
 SHUFFLE_EXAMPLES = 10_000
 DEFAULT_BATCH_SIZE = 32
+
+
+class DrawnExamples(abc.ABC):
+    """Examples that the model under training makes itself, when they are asked for.
+
+    They stand in the place of `ExampleSource` where the data depend on the weights: on-policy
+    reinforcement learning. Nothing is shuffled or fetched ahead, as an example that waits is one of
+    an older model.
+
+    Attributes:
+        batch_size: Present global batch size, in examples.
+        num_examples: None: there is no end.
+    """
+
+    batch_size: int
+    num_examples: int | None = None
+
+    @abc.abstractmethod
+    def with_batch_size(self, batch_size: int) -> "DrawnExamples":
+        """Returns the same with another present batch size."""
+
+    @abc.abstractmethod
+    def batches(
+        self, batch_size: int, *, seed: int, repeat: bool = True, independent: int = 1
+    ) -> tf.data.Dataset:
+        """Batches without end, each drawn with the present weights when it is asked for.
+
+        Args:
+            batch_size: Global batch size, in examples that are independent of each other.
+            seed: Seed of everything that is random.
+            repeat: Without effect.
+            independent: Batches in a row that are independent of each other.
+
+        Returns:
+            A dataset of what `model.train_step` takes.
+        """
 
 
 class ExampleSource:
@@ -51,7 +88,9 @@ class ExampleSource:
                 "of the data. Set a smaller `batch_size`."
             )
 
-    def batches(self, batch_size: int, *, seed: int, repeat: bool = True) -> tf.data.Dataset:
+    def batches(
+        self, batch_size: int, *, seed: int, repeat: bool = True, independent: int = 1
+    ) -> tf.data.Dataset:
         """Full batches in random order.
 
         Args:
@@ -59,6 +98,7 @@ class ExampleSource:
             seed: Seed of the order. Never None: an unseeded shuffle would advance TensorFlow's
                 global seed.
             repeat: Go on for ever, in another order every time; else one pass.
+            independent: Without effect: batches are independent of each other anyway.
 
         Returns:
             A dataset of what `model.train_step` takes.
@@ -78,6 +118,18 @@ class ExampleSource:
 
     def _gather(self, rows: tf.Tensor) -> Any:
         return keras.tree.map_structure(lambda array: tf.gather(array, rows), self._arrays)
+
+
+def source_of(data: Any, batch_size: int | None = None) -> ExampleSource | DrawnExamples:
+    """Returns where batches of `data` come from.
+
+    Args:
+        data: What `ExampleSource` takes, or examples that are drawn by the model.
+        batch_size: Present global batch size. Default: that of the data.
+    """
+    if isinstance(data, DrawnExamples):
+        return data if batch_size is None else data.with_batch_size(batch_size)
+    return ExampleSource(data, batch_size)
 
 
 def refuse_ragged(data: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from gns_keras.core.step_time import StepTime, fit_step_time
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, ExampleSource
 
 WARM_UP_CALLS = 2  # The first compiles, the second may still allocate.
 CALLS = 12
@@ -18,7 +18,7 @@ SHARE = 3  # No batch size may take more than this part of the time that is left
 
 def time_steps(
     model: keras.Model,
-    source: ExampleSource,
+    source: ExampleSource | DrawnExamples,
     batch_sizes: Sequence[int],
     *,
     seconds: float = 20.0,
@@ -26,6 +26,8 @@ def time_steps(
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[StepTime | None, int | None]:
     """Times whole steps of `model.fit`, on one batch that is at hand: no data loading.
+
+    Data that the model draws itself belong to the step, and are drawn anew.
 
     It trains the model: call it inside `preserved`.
 
@@ -61,14 +63,16 @@ def time_steps(
 
 
 def _time_batch(
-    model: keras.Model, source: ExampleSource, batch_size: int, seed: int, seconds: float
+    model: keras.Model, source: ExampleSource | DrawnExamples, batch_size: int, seed: int, seconds: float
 ) -> list[float]:
     """Returns the seconds per step of some calls, after those that compile."""
-    batch = next(iter(source.batches(batch_size, seed=seed)))
+    data = source.batches(batch_size, seed=seed)
+    if not isinstance(source, DrawnExamples):
+        data = tf.data.Dataset.from_tensors(next(iter(data))).repeat()
     clock = _Clock(seconds)
     per_call = max(1, int(model.steps_per_execution))
     model.fit(
-        tf.data.Dataset.from_tensors(batch).repeat(),
+        data,
         steps_per_epoch=(WARM_UP_CALLS + CALLS) * per_call,
         shuffle=False,
         verbose=0,

@@ -19,7 +19,7 @@ from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.pooled import MIN_BLOCKS
 from gns_keras.core.run_average import average_along_run
 from gns_keras.training import checks
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, ExampleSource
 from gns_keras.training.frozen import FrozenMeasurement
 from gns_keras.training.mean_weights import MeanWeights, sampling_stride
 
@@ -66,7 +66,7 @@ class TrialPlan:
         return self.max_snapshots * (self.every * self.batch_size + self.snapshot_examples)
 
 
-def plan_trial(model: keras.Model, source: ExampleSource, budget: int | None) -> TrialPlan:
+def plan_trial(model: keras.Model, source: ExampleSource | DrawnExamples, budget: int | None) -> TrialPlan:
     """Divides the budget between training and measuring.
 
     Args:
@@ -141,7 +141,7 @@ class TrialResult:
 
 
 def run_trial(
-    model: keras.Model, source: ExampleSource, plan: TrialPlan, *, seed: int, advance: Advance
+    model: keras.Model, source: ExampleSource | DrawnExamples, plan: TrialPlan, *, seed: int, advance: Advance
 ) -> TrialResult:
     """Trains with `fit` and takes snapshots until the interval is narrow, or the plan ends.
 
@@ -173,7 +173,7 @@ class _Snapshots(keras.callbacks.Callback):
     """Measures between steps of `fit`, and ends it when the answer is there."""
 
     def __init__(
-        self, measurement: FrozenMeasurement, source: ExampleSource, plan: TrialPlan, seed: int
+        self, measurement: FrozenMeasurement, source: ExampleSource | DrawnExamples, plan: TrialPlan, seed: int
     ) -> None:
         super().__init__()
         self.result = TrialResult()
@@ -181,7 +181,11 @@ class _Snapshots(keras.callbacks.Callback):
         self._measurement = measurement
         self._plan = plan
         self._dataset_size = source.num_examples
-        self._batches = iter(source.batches(plan.measure_batch_size, seed=seed + 1))
+        # The batches of one snapshot are pooled: examples that repeat each other would pass for
+        # signal.
+        self._batches = iter(
+            source.batches(plan.measure_batch_size, seed=seed + 1, independent=MIN_BLOCKS)
+        )
         self._steps = self._examples_measured = 0
         self._measured_at = 0
         self._loss_sum = 0.0

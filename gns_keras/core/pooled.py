@@ -12,6 +12,10 @@ analysis of variance gives the variance of `Y`,
     Var Y = 4 Var A / M + 2 Var E / (M (M-1)),
 
 which the jackknife would overstate by up to a factor 2 where noise dominates.
+
+Where the groups of a block resemble each other (an environment that plays on and on), `|g_run|^2`
+holds more noise than `S/N`. The products between blocks hold none, as long as nothing connects one
+block with another: their mean is `|G|^2`, with the same variance.
 """
 
 import math
@@ -45,7 +49,11 @@ class Blocks:
 
 
 def pooled_noise_scale(
-    blocks: Blocks, *, confidence: float = 0.95, unit: str = "examples"
+    blocks: Blocks,
+    *,
+    confidence: float = 0.95,
+    unit: str = "examples",
+    between_blocks: bool = False,
 ) -> NoiseScale:
     """Noise scale of one measurement at frozen weights.
 
@@ -53,6 +61,8 @@ def pooled_noise_scale(
         blocks: At least four blocks, of two or more groups each.
         confidence: Coverage of the interval.
         unit: What the block size counts.
+        between_blocks: Only blocks are independent of each other, not the groups in one of them;
+            `tr(Sigma)` is that of a single group, of `b_j` independent examples.
 
     Returns:
         The noise scale, `num_steps` being the number of groups.
@@ -65,10 +75,14 @@ def pooled_noise_scale(
     count = products.shape[0]
     num_groups = float(np.sum(blocks.num_groups))
     num_examples = blocks.block_size * count
+    weighted = float(np.sum(blocks.weighted_sq_norms))
     run_sq_norm = float(products.mean())
-    spread = float(np.sum(blocks.weighted_sq_norms)) - num_examples * run_sq_norm
-    trace = spread / (num_groups - 1)
-    grad = run_sq_norm - trace / num_examples
+    if between_blocks:
+        grad = _mean_off_diagonal(products)
+        trace = (weighted - num_examples * grad) / num_groups  # E b_j|g_j|^2 = b_j|G|^2 + tr(Sigma)
+    else:
+        trace = (weighted - num_examples * run_sq_norm) / (num_groups - 1)
+        grad = run_sq_norm - trace / num_examples
     trace_var, covariance, grad_var, freedom = _covariances(blocks, products)
     low, high = fieller_interval(
         trace, grad, trace_var, grad_var, covariance, student_quantile(confidence, freedom)
@@ -111,6 +125,11 @@ def _check(blocks: Blocks) -> None:
         )
 
 
+def _mean_off_diagonal(products: FloatArray) -> float:
+    count = len(products)
+    return float((products.sum() - np.trace(products)) / (count * (count - 1)))
+
+
 def _covariances(blocks: Blocks, products: FloatArray) -> tuple[float, float, float, float]:
     """Returns Var S, Cov(S, Y), Var Y and the degrees of freedom of the last."""
     count = len(products)
@@ -119,7 +138,7 @@ def _covariances(blocks: Blocks, products: FloatArray) -> tuple[float, float, fl
         np.asarray(blocks.num_groups) - 1
     )
     off_diagonal = products - np.diag(own)
-    mean = off_diagonal.sum() / (count * (count - 1))
+    mean = _mean_off_diagonal(products)
     # Least-squares row effects A_a of the two-way table without its diagonal.
     effects = (off_diagonal.sum(axis=1) - (count - 1) * mean) / (count - 2)
     residuals = products - mean - effects[:, None] - effects[None, :]

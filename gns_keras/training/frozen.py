@@ -112,8 +112,17 @@ class FrozenMeasurement:
         self._blocks = []
         self._products = np.zeros((0, 0))
 
-    def noise_scale(self, confidence: float = 0.95) -> NoiseScale:
-        """Returns the pooled noise scale; unresolved while there are fewer than four blocks."""
+    def noise_scale(
+        self, confidence: float = 0.95, *, between_blocks: bool = False
+    ) -> NoiseScale:
+        """Returns the pooled noise scale; unresolved while there are fewer than four blocks.
+
+        Args:
+            confidence: Coverage of the interval.
+            between_blocks: Batches of one block resemble each other, those of different blocks do
+                not: with `num_blocks` of 8, blocks are 8 equal parts of 8 times 2, 4, 8, ...
+                batches.
+        """
         if len(self._blocks) < MIN_BLOCKS:
             return NoiseScale(
                 value=float("nan"),
@@ -130,6 +139,7 @@ class FrozenMeasurement:
                 block_size=size,
             ),
             confidence=confidence,
+            between_blocks=between_blocks,
         )
 
     def _close_block(self) -> None:

@@ -14,7 +14,7 @@ from gns_keras.core.recommend import predicted_critical_batch_size, recommend
 from gns_keras.core.run_forecast import forecast_run
 from gns_keras.report.advice import Advice
 from gns_keras.training import advise_checks, checks
-from gns_keras.training.example_source import DrawnExamples, ExampleSource, source_of
+from gns_keras.training.example_source import DrawnExamples, Source, source_of
 from gns_keras.training.learning_rate_check import (
     CheckPlan,
     Scale,
@@ -29,8 +29,6 @@ from gns_keras.training.trial_run import TrialPlan, plan_trial, run_trial
 
 TIMING_SECONDS = 20.0
 MAX_TIMED_SIZES = 5
-
-Source = ExampleSource | DrawnExamples
 
 
 def advise(

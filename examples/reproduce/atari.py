@@ -34,7 +34,6 @@ from gns_keras import NoiseScaleMonitor
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.tasks import atari, get_task
 from gns_keras.tasks.atari_rollouts import Games, Rollouts
-from gns_keras.training.frozen import FrozenMeasurement
 
 STEPS_PER_EPOCH = 125  # 10,000 frames at 16 environments.
 SAVED_AT = (10_000, 30_000, 100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000)

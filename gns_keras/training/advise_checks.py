@@ -10,7 +10,7 @@ from gns_keras.core.calibration import Calibration
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.recommend import OBJECTIVES
 from gns_keras.training import checks, keras_private
-from gns_keras.training.example_source import DrawnExamples, ExampleSource
+from gns_keras.training.example_source import DrawnExamples, Source
 
 LEARNING_RATE_CHOICES = ("check", "search", "keep")
 
@@ -66,7 +66,7 @@ def check_target_loss(target_loss: float | None) -> None:
         )
 
 
-def check_numbers(max_batch_size: int | None, budget: int | None, source: ExampleSource | DrawnExamples) -> None:
+def check_numbers(max_batch_size: int | None, budget: int | None, source: Source) -> None:
     """Refuses numbers that are out of range.
 
     Raises:
@@ -82,7 +82,7 @@ def check_numbers(max_batch_size: int | None, budget: int | None, source: Exampl
 
 
 def without_losses(
-    source: ExampleSource | DrawnExamples, learning_rate: str, target_loss: float | None
+    source: Source, learning_rate: str, target_loss: float | None
 ) -> tuple[str, tuple[str, ...]]:
     """What to do about the learning rate, where the loss does not say how well training goes.
 

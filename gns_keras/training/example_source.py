@@ -120,7 +120,10 @@ class ExampleSource:
         return keras.tree.map_structure(lambda array: tf.gather(array, rows), self._arrays)
 
 
-def source_of(data: Any, batch_size: int | None = None) -> ExampleSource | DrawnExamples:
+Source = ExampleSource | DrawnExamples
+
+
+def source_of(data: Any, batch_size: int | None = None) -> Source:
     """Returns where batches of `data` come from.
 
     Args:

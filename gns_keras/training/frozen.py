@@ -112,9 +112,7 @@ class FrozenMeasurement:
         self._blocks = []
         self._products = np.zeros((0, 0))
 
-    def noise_scale(
-        self, confidence: float = 0.95, *, between_blocks: bool = False
-    ) -> NoiseScale:
+    def noise_scale(self, confidence: float = 0.95, *, between_blocks: bool = False) -> NoiseScale:
         """Returns the pooled noise scale; unresolved while there are fewer than four blocks.
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from gns_keras.core.step_time import StepTime, fit_step_time
-from gns_keras.training.example_source import DrawnExamples, ExampleSource
+from gns_keras.training.example_source import DrawnExamples, Source
 
 WARM_UP_CALLS = 2  # The first compiles, the second may still allocate.
 CALLS = 12
@@ -18,7 +18,7 @@ SHARE = 3  # No batch size may take more than this part of the time that is left
 
 def time_steps(
     model: keras.Model,
-    source: ExampleSource | DrawnExamples,
+    source: Source,
     batch_sizes: Sequence[int],
     *,
     seconds: float = 20.0,
@@ -63,7 +63,7 @@ def time_steps(
 
 
 def _time_batch(
-    model: keras.Model, source: ExampleSource | DrawnExamples, batch_size: int, seed: int, seconds: float
+    model: keras.Model, source: Source, batch_size: int, seed: int, seconds: float
 ) -> list[float]:
     """Returns the seconds per step of some calls, after those that compile."""
     data = source.batches(batch_size, seed=seed)

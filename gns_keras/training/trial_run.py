@@ -19,7 +19,7 @@ from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.pooled import MIN_BLOCKS
 from gns_keras.core.run_average import average_along_run
 from gns_keras.training import checks
-from gns_keras.training.example_source import DrawnExamples, ExampleSource
+from gns_keras.training.example_source import Source
 from gns_keras.training.frozen import FrozenMeasurement
 from gns_keras.training.mean_weights import MeanWeights, sampling_stride
 
@@ -66,7 +66,7 @@ class TrialPlan:
         return self.max_snapshots * (self.every * self.batch_size + self.snapshot_examples)
 
 
-def plan_trial(model: keras.Model, source: ExampleSource | DrawnExamples, budget: int | None) -> TrialPlan:
+def plan_trial(model: keras.Model, source: Source, budget: int | None) -> TrialPlan:
     """Divides the budget between training and measuring.
 
     Args:
@@ -141,7 +141,7 @@ class TrialResult:
 
 
 def run_trial(
-    model: keras.Model, source: ExampleSource | DrawnExamples, plan: TrialPlan, *, seed: int, advance: Advance
+    model: keras.Model, source: Source, plan: TrialPlan, *, seed: int, advance: Advance
 ) -> TrialResult:
     """Trains with `fit` and takes snapshots until the interval is narrow, or the plan ends.
 
@@ -173,7 +173,7 @@ class _Snapshots(keras.callbacks.Callback):
     """Measures between steps of `fit`, and ends it when the answer is there."""
 
     def __init__(
-        self, measurement: FrozenMeasurement, source: ExampleSource | DrawnExamples, plan: TrialPlan, seed: int
+        self, measurement: FrozenMeasurement, source: Source, plan: TrialPlan, seed: int
     ) -> None:
         super().__init__()
         self.result = TrialResult()

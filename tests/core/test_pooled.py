@@ -177,3 +177,26 @@ def test_blocks_that_do_not_fit_are_refused(blocks, message):
 def test_too_few_groups_for_the_blocks_are_refused(num_blocks):
     with pytest.raises(ValueError, match=f"each of {num_blocks} blocks"):
         blocks_from_group_means(np.ones((16, 3)), GROUP_SIZE, num_blocks)
+
+
+def test_products_between_blocks_are_not_fooled_by_groups_that_resemble_each_other():
+    # 8 blocks of 16 groups; half of a group's variance is common to its block. |G|^2 = 1 in 20
+    # dimensions, trace of a group's covariance times its size 4: 20 * (0.5 + 0.5) * 4 = 80.
+    rng = np.random.default_rng(0)
+    found, fooled, covered = [], [], 0
+    for _ in range(400):
+        common = rng.normal(0, 0.5**0.5, (8, 1, 20))
+        means = (20**-0.5 + common + rng.normal(0, 0.5**0.5, (8, 16, 20))).reshape(128, 20)
+        blocks = blocks_from_group_means(means, GROUP_SIZE, 8)
+        result = pooled_noise_scale(blocks, between_blocks=True)
+        found.append((result.grad_sq_norm, result.trace_cov))
+        fooled.append(pooled_noise_scale(blocks).grad_sq_norm)
+        covered += result.interval[0] <= 80 <= result.interval[1]
+    grad, trace = np.array(found).T
+    for values, truth in [(grad, 1.0), (trace, 80.0)]:
+        assert abs(values.mean() - truth) < 3.5 * values.std() / 20  # 400 repetitions.
+    assert np.mean(fooled) - 1 > 10 * np.std(fooled) / 20
+    assert covered / 400 > 0.95 - 3.5 * 0.011
+    independent = blocks_from_group_means(rng.normal(0.2, 1, (128, 20)), GROUP_SIZE, 8)
+    one, other = (pooled_noise_scale(independent, between_blocks=b) for b in (False, True))
+    assert one.value == pytest.approx(other.value, rel=0.2)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from gns_keras import NoiseScaleMonitor
+from gns_keras.cli import main
 from gns_keras.tasks import actor_critic, atari, get_task
 from gns_keras.tasks.atari_rollouts import Games, Rollouts
 from gns_keras.training.frozen import FrozenMeasurement
@@ -57,8 +58,8 @@ def test_the_gradient_of_the_loss_is_that_of_the_formula():
     of_logits = advantages[..., None] * (policy - taken)
     of_logits += 0.01 * policy * (np.log(policy) + entropy)  # -dH/dlogit
     log_taken = np.log((policy * taken).sum(-1))
-    total = (-advantages * log_taken - 0.01 * entropy[..., 0] + 0.5 * (returns - values) ** 2).mean()
-    assert float(loss) == pytest.approx(total, rel=1e-5)
+    total = -advantages * log_taken - 0.01 * entropy[..., 0] + 0.5 * (returns - values) ** 2
+    assert float(loss) == pytest.approx(total.mean(), rel=1e-5)
     np.testing.assert_allclose(gradients["policy"], of_logits / 15, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(gradients["value"], (values - returns) / 15, rtol=1e-5, atol=1e-7)
 
@@ -260,6 +261,13 @@ def test_a_saved_model_comes_back(tmp_path):
 def test_there_are_no_data_without_a_model():
     with pytest.raises(NotImplementedError, match=r"training_data\(model\).*advise atari_pong"):
         get_task("atari_pong").load_data()
+
+
+def test_a_sweep_over_a_game_is_refused_in_a_sentence(tmp_path, capsys):
+    assert main(["sweep", "atari_pong", "--store", str(tmp_path / "runs.sqlite")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "its policy plays the game" in line
+    assert "`gns-keras advise atari_pong`" in line
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):

@@ -102,7 +102,8 @@ def test_what_a_task_says_of_itself_fits_together(name: str) -> None:
     task = get_task(name)
     assert task.name == name
     assert list(task.goals) == sorted(set(task.goals), reverse=True)
-    assert task.unit == ("tokens" if name.startswith("lm_") else "examples")
+    units = {"lm": "tokens", "atari": "frames"}
+    assert task.unit == units.get(name.partition("_")[0], "examples")
     assert task.batch_size == task.examples_per_batch * task.units_per_example
     assert all((task.description, task.data_needed, task.status))
 

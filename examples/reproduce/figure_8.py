@@ -2,10 +2,11 @@
 
     python examples/reproduce/figure_8.py --plot docs/reproduction/figure_8.png
 
-LSTMs of size 32, 64 and 128 read War and Peace, in 62,138 sequences of 20 tokens out of a vocabulary
-of 500, for 1,400 batches of 32 sequences: none of them twice. Optimizer and clipping are those of A.4.3, and the
-smallest has a smaller embedding, as in the paper. Along the run the weights are frozen, and
-gradients of 2,048 sequences, drawn anew, give the simple noise scale, split by sequence.
+LSTMs of size 32, 64 and 128 read War and Peace, in 62,138 sequences of 20 tokens out of a
+vocabulary of 500, for 1,400 batches of 32 sequences: none of them twice. Optimizer and clipping are
+those of A.4.3, and the smallest has a smaller embedding, as in the paper. Along the run the weights
+are frozen, and gradients of 2,048 sequences, drawn anew, give the simple noise scale, split by
+sequence.
 
 Compared are the three sizes at equal training loss, where all seeds of all sizes have passed, and
 at the same updates. Stop it at any moment and start it again: finished runs are kept in

@@ -5,6 +5,7 @@ which "The Limit of the Batch Size" (You et al. 2020, arXiv 2006.08517) starts f
 rate rises linearly from zero, then falls as a power of what is left of the training.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -69,6 +70,22 @@ class WarmUpPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+def recipe(peak: float, num_updates: int, *, warm_up_share: float = 0.05) -> WarmUpPolynomialDecay:
+    """Returns warm-up and quadratic decay for a whole training.
+
+    Below 30 updates the default share is one update or none, which is no warm-up: the first update
+    of a warm-up of one is at the peak.
+
+    Args:
+        peak: The highest learning rate.
+        num_updates: Updates of the whole training.
+        warm_up_share: Share of the updates that are warm-up, rounded; one at least is left for the
+            decay.
+    """
+    warm_up = min(round(warm_up_share * num_updates), num_updates - 1)
+    return WarmUpPolynomialDecay(peak, num_updates, warm_up_updates=warm_up)
+
+
 def large_batch_optimizer(
     name: str,
     learning_rate: float,
@@ -89,8 +106,7 @@ def large_batch_optimizer(
     """
     rate: Any = learning_rate
     if num_updates is not None:
-        warm_up = min(round(warm_up_share * num_updates), num_updates - 1)
-        rate = WarmUpPolynomialDecay(learning_rate, num_updates, warm_up_updates=warm_up)
+        rate = recipe(learning_rate, num_updates, warm_up_share=warm_up_share)
     if name == "lars":
         return Lars(rate, trust_coefficient=TRUST_COEFFICIENT)
     if name == "lamb":
@@ -98,3 +114,32 @@ def large_batch_optimizer(
     if name == "momentum":
         return keras.optimizers.SGD(rate, momentum=0.9)
     raise ValueError(f"Expected one of {OPTIMIZERS}. Received: {name!r}.")
+
+
+def compile_for_large_batches(
+    model: keras.Model,
+    optimizer: str,
+    learning_rates: Mapping[str, float],
+    *,
+    num_updates: int | None = None,
+    learning_rate: float | None = None,
+) -> keras.Model:
+    """Compiles a classifier of logits for large batches, and returns it.
+
+    Args:
+        model: A new network; what it was compiled with before is replaced.
+        optimizer: "lars", "lamb" or "momentum".
+        learning_rates: Of every optimizer: constant, or the peak.
+        num_updates: Updates of the whole training, for warm-up and decay. None: constant.
+        learning_rate: In place of the one in `learning_rates`.
+
+    Raises:
+        ValueError: There is no such optimizer.
+    """
+    rate = learning_rates.get(optimizer, 0.0) if learning_rate is None else learning_rate
+    model.compile(
+        optimizer=large_batch_optimizer(optimizer, rate, num_updates=num_updates),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model

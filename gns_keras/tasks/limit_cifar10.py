@@ -27,18 +27,15 @@ def build_model(
             learning rate.
         learning_rate: Constant, or the peak. Default: that of `LEARNING_RATES`.
     """
-    import keras
+    from gns_keras.tasks.large_batch import compile_for_large_batches
 
-    from gns_keras.tasks.large_batch import large_batch_optimizer
-
-    model = cifar10.build_model()
-    rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-    model.compile(
-        optimizer=large_batch_optimizer(optimizer, rate, num_updates=num_updates),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+    return compile_for_large_batches(
+        cifar10.build_model(),
+        optimizer,
+        LEARNING_RATES,
+        num_updates=num_updates,
+        learning_rate=learning_rate,
     )
-    return model
 
 
 TASK = Task(

@@ -1,0 +1,133 @@
+"""How large can a batch be? Accuracy and diffusion of the weights, up to all data in one batch.
+
+    python examples/reproduce/limit.py --plots docs/reproduction
+
+After You et al. 2020, "The Limit of the Batch Size" (arXiv 2006.08517), in small: momentum, LARS
+and Lamb, at a constant learning rate and with the recipe (warm-up and polynomial decay), each with
+its own learning rate for every batch size. Four parts:
+
+    mnist, cifar10   a fixed number of epochs: large batches make few updates
+    warm-up          the recipe with more warm-up and with none, all of MNIST in one batch
+    updates          a fixed number of updates at a constant rate, MNIST: large batches see more
+                     examples. The distance of the weights from their start is fitted here.
+
+The learning rate is searched on powers of 2 with seed 0 and one half of the test images, from three
+neighbors outwards while the best is at an edge; what is stated are other seeds on the other half.
+
+Stop it at any moment and start it again: finished runs are kept in limit.json.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from limit_report import draw, report
+from limit_training import SETTINGS, Training
+
+OPTIMIZERS = ("momentum", "lars", "lamb")
+PARTS = {
+    "mnist": {"setting": "mnist", "epochs": 10, "schedules": ("constant", "recipe")},
+    "cifar10": {"setting": "cifar10", "epochs": 5, "schedules": ("constant", "recipe")},
+    "warm-up": {"setting": "mnist", "epochs": 10, "schedules": ("20", "50"), "only": 60_000},
+    "updates": {"setting": "mnist", "updates": 150, "schedules": ("constant",)},
+}
+MAX_SEARCHED = 12
+
+
+class Store:
+    """Finished runs, by name, in a JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns a run, which is made if it is missing."""
+        if name not in self.runs:
+            start = time.process_time()
+            self.runs[name] = {**run(), "cpu_s": round(time.process_time() - start, 2)}
+            written = self._path.with_suffix(".new")
+            written.write_text(json.dumps(self.runs))
+            written.replace(self._path)
+            one = self.runs[name]
+            print(f"{name}: {one['validation']:.4f} {one['test']:.4f} {one['cpu_s']} s", flush=True)
+        return self.runs[name]
+
+
+def best_exponent(score: Callable[[int], float], start: int) -> int:
+    """The exponent of the best learning rate: three to begin with, more while an edge is best."""
+    found = {k: score(k) for k in (start - 1, start, start + 1)}
+    while len(found) < MAX_SEARCHED:
+        best = max(sorted(found), key=lambda k: found[k])
+        if best not in (min(found), max(found)):
+            return best
+        further = best - 1 if best == min(found) else best + 1
+        found[further] = score(further)
+    raise RuntimeError(
+        f"Expected a best learning rate inside of {MAX_SEARCHED} powers of 2. Received one at the "
+        f"edge of {sorted(found)}. Begin somewhere else."
+    )
+
+
+def curve(
+    store: Store, part: str, training: Training, schedule: str, optimizer: str, seeds: int
+) -> dict[int, dict[str, Any]]:
+    """Tunes and trains at every batch size, from the smallest on."""
+    plan, found, last = PARTS[part], {}, None
+    for size in training.setting.batch_sizes:
+        if plan.get("only", size) != size:
+            continue
+        budget = {key: plan[key] for key in ("epochs", "updates") if key in plan}
+
+        def run(exponent: int, seed: int, size: int = size, budget: dict = budget) -> dict:
+            name = f"{part}/{optimizer}/{schedule}/{size}/{exponent}/{seed}"
+            make = lambda: training.run(size, 2.0**exponent, seed, schedule=schedule, **budget)  # noqa: E731
+            return store.get(name, make)
+
+        start = plan.get("start", {}).get(optimizer, training.setting.starts[optimizer])
+        if last is not None:
+            start = last[1] + round(math.log2(size / last[0]) / 2)
+        best = best_exponent(lambda k, run=run: run(k, 0)["validation"], start)
+        found[size] = {"exponent": best, "runs": [run(best, seed) for seed in range(1, seeds + 1)]}
+        last = size, best
+    return found
+
+
+def measure(store: Store, parts: list[str], optimizers: list[str], seeds: int) -> dict[str, Any]:
+    """All curves: part, optimizer, schedule, batch size."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for optimizer in optimizers:
+            training = Training(SETTINGS[PARTS[part]["setting"]](), optimizer)
+            for schedule in PARTS[part]["schedules"]:
+                name = f"{part}/{optimizer}/{schedule}"
+                found[name] = curve(store, part, training, schedule, optimizer, seeds)
+    return found
+
+
+def main() -> None:
+    """Runs what is missing, prints the tables, and draws."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--optimizers", nargs="*", default=OPTIMIZERS, choices=OPTIMIZERS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--store", type=Path, default=Path("limit.json"))
+    parser.add_argument("--plots", type=Path, help="folder for the figures")
+    args = parser.parse_args()
+    store = Store(args.store)
+    found = measure(store, args.parts, args.optimizers, args.seeds)
+    settings = {PARTS[part]["setting"] for part in args.parts}
+    report(found, store.runs, {name: SETTINGS[name]().goals for name in settings})
+    if args.plots:
+        draw(found, args.plots)
+
+
+if __name__ == "__main__":
+    main()

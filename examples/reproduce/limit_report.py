@@ -1,0 +1,247 @@
+"""What the runs of `limit.py` say: tables in Markdown, and two figures. Nothing is trained here."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gns_keras.core.diffusion import DiffusionFit, fit_diffusion
+from gns_keras.core.tradeoff_fit import fit_tradeoff
+
+Curve = dict[int, dict[str, Any]]  # Batch size: exponent of the learning rate, and runs.
+NAMES = {"momentum": "momentum", "lars": "LARS", "lamb": "Lamb"}
+MIN_BATCH_SIZES = 3  # For the fit of a critical batch size.
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % Student-t interval."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def stated(values: list[float], digits: int = 1) -> str:
+    """Mean and interval as text."""
+    mean, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in mean_interval(values))
+    return f"{mean} ({low} to {high})"
+
+
+def accuracies(curve: Curve, batch_size: int) -> list[float]:
+    """Test accuracy of every seed, in percent."""
+    return [100 * run["test"] for run in curve[batch_size]["runs"]]
+
+
+def paired(one: Curve, other: Curve, batch_size: int, reference: int | None = None) -> list[float]:
+    """Percentage points by which `one` is above `other`, seed by seed."""
+    below = accuracies(other, reference or batch_size)
+    return [a - b for a, b in zip(accuracies(one, batch_size), below, strict=True)]
+
+
+def fall(curve: Curve, points: float = 1.0) -> tuple[int, int | None, list[float]]:
+    """Where accuracy falls.
+
+    Returns:
+        The best batch size; the first above it whose mean accuracy is more than `points` lower,
+        and from which on no mean is nearer than that, or None; the differences there by seed.
+    """
+    sizes = sorted(curve)
+    best = max(sizes, key=lambda size: np.mean(accuracies(curve, size)))
+    fallen = None
+    for size in reversed([size for size in sizes if size > best]):
+        if np.mean(paired(curve, curve, size, best)) >= -points:
+            break
+        fallen = size
+    return best, fallen, [] if fallen is None else paired(curve, curve, fallen, best)
+
+
+def accuracy_table(curves: dict[str, Curve]) -> list[str]:
+    """A row a batch size, a column a curve: accuracy in percent, and the exponent of the rate."""
+    sizes = sorted(next(iter(curves.values())))
+    lines = ["| batch | updates | " + " | ".join(curves) + " |"]
+    lines.append("|" + "---|" * (len(curves) + 2))
+    for size in sizes:
+        first = next(iter(curves.values()))[size]["runs"][0]
+        cells = [
+            f"{stated(accuracies(curve, size))}, 2^{curve[size]['exponent']}"
+            for curve in curves.values()
+        ]
+        lines.append(f"| {size:,} | {first['updates']:,} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def fall_lines(curves: dict[str, Curve]) -> list[str]:
+    """Where every curve falls by more than one point."""
+    lines = []
+    for label, curve in curves.items():
+        best, fallen, lost = fall(curve)
+        where = "nowhere" if fallen is None else f"at {fallen:,}: {stated(lost)} points"
+        lines.append(f"- {label}: best at {best:,}; more than one point below it: {where}")
+    return lines
+
+
+def gain_lines(found: dict[str, Curve], part: str, other: str, base: str) -> list[str]:
+    """What a schedule gains over another, by optimizer and batch size."""
+    lines = []
+    for optimizer, name in NAMES.items():
+        one, two = found.get(f"{part}/{optimizer}/{other}"), found.get(f"{part}/{optimizer}/{base}")
+        if one and two:
+            cells = [f"{size:,}: {stated(paired(one, two, size))}" for size in sorted(one)]
+            lines.append(f"- {name}, {other} over {base}, points: " + "; ".join(cells))
+    return lines
+
+
+def updates_to(runs: dict[str, Any], parts: list[str], optimizer: str) -> dict[int, dict]:
+    """Of all searched runs at a constant rate: batch size, exponent of the rate, updates to goals.
+
+    Where two parts have run the same, the longer one counts.
+    """
+    found: dict[int, dict[int, Any]] = {}
+    for name, run in runs.items():
+        part, of, schedule, size, exponent, seed = name.split("/")
+        if part in parts and (of, schedule, seed) == (optimizer, "constant", "0"):
+            at = found.setdefault(int(size), {})
+            if int(exponent) not in at or at[int(exponent)]["updates"] < run["updates"]:
+                at[int(exponent)] = run
+    return found
+
+
+def critical_lines(
+    runs: dict[str, Any], parts: list[str], optimizer: str, goals: tuple[float, ...]
+) -> list[str]:
+    """The critical batch size of every goal, from the best rate of every batch size."""
+    searched, lines = updates_to(runs, parts, optimizer), []
+    for index, goal in enumerate(goals):
+        best = {}
+        for size, at in searched.items():
+            reached = {k: run["updates_to"][index] for k, run in at.items()}
+            reached = {k: v for k, v in reached.items() if not math.isnan(v)}
+            if reached:
+                k = min(reached, key=reached.__getitem__)
+                best[size] = reached[k], k in (min(at), max(at))
+        if len(best) < MIN_BATCH_SIZES:
+            continue
+        sizes = sorted(best)
+        fit = fit_tradeoff(sizes, [best[size][0] for size in sizes])
+        low, high = fit.interval
+        edges = sum(edge for _, edge in best.values())
+        lines.append(
+            f"- {NAMES[optimizer]}, training loss {goal:g}: {fit.critical_batch_size:,.0f} "
+            f"({low:,.0f} to {high:,.0f}); batches {sizes[0]:,} to {sizes[-1]:,}, {edges} of "
+            f"{len(sizes)} best rates at the edge of those searched"
+        )
+    return lines
+
+
+def fitted(run: dict[str, Any], first_update: int) -> DiffusionFit:
+    """The laws of one run, from an update on."""
+    updates, values = (np.array(run["distance"][key]) for key in ("update", "weight_distance"))
+    used = updates >= first_update
+    return fit_diffusion(updates[used], values[used])
+
+
+def diffusion_table(found: dict[str, Curve], first_updates: tuple[int, int] = (5, 20)) -> list[str]:
+    """Exponents of the distance over the seeds, and how far the logarithm is behind."""
+    heads = "".join(f" `p` from {first} on | AIC of log − power |" for first in first_updates)
+    lines = [f"| optimizer | batch |{heads} distance at the end | mean loss, last tenth |"]
+    lines.append("|---" * (4 + 2 * len(first_updates)) + "|")
+    for optimizer, name in NAMES.items():
+        for size, one in sorted(found.get(f"updates/{optimizer}/constant", {}).items()):
+            cells = []
+            for first in first_updates:
+                fits = [fitted(run, first) for run in one["runs"]]
+                behind = [fit.law("logarithm").aic - fit.law("power").aic for fit in fits]
+                cells.append(stated([fit.exponent for fit in fits], 2))
+                cells.append(", ".join(f"{value:.0f}".replace("-", "−") for value in behind))
+            last = stated([run["distance"]["weight_distance"][-1] for run in one["runs"]], 2)
+            loss = np.mean([run["train_loss"] for run in one["runs"]])
+            lines.append(f"| {name} | {size:,} | {' | '.join(cells)} | {last} | {loss:.2f} |")
+    return lines
+
+
+def labelled(found: dict[str, Curve], part: str) -> dict[str, Curve]:
+    """The curves of a part by readable names."""
+    return {
+        f"{NAMES[name.split('/')[1]]}, {name.split('/')[2]}": curve
+        for name, curve in found.items()
+        if name.startswith(f"{part}/")
+    }
+
+
+def report(found: dict[str, Curve], runs: dict[str, Any], goals: dict[str, Any]) -> None:
+    """Prints everything. `goals`: of every setting."""
+    for part in dict.fromkeys(name.split("/")[0] for name in found):
+        curves = labelled(found, part)
+        print(f"\n{part}: test accuracy in percent (95 % over seeds), learning rate\n")
+        print("\n".join([*accuracy_table(curves), "", *fall_lines(curves)]))
+        print("\n".join(gain_lines(found, part, "recipe", "constant")))
+        if part in goals:
+            parts = [part, "updates"] if part == "mnist" else [part]
+            for optimizer in NAMES:
+                print("\n".join(critical_lines(runs, parts, optimizer, goals[part])))
+    if any(name.startswith("updates/") for name in found):
+        print("\nDistance of the weights from their start\n")
+        print("\n".join(diffusion_table(found)))
+
+
+def draw(found: dict[str, Curve], folder: Path) -> None:
+    """Draws limit_accuracy.png and limit_diffusion.png."""
+    import matplotlib.pyplot as plt
+
+    parts = [p for p in ("mnist", "cifar10", "updates") if labelled(found, p)]
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=(4.6 * len(parts), 4.2), squeeze=False, layout="constrained"
+    )
+    for axis, part in zip(axes[0], parts, strict=True):
+        draw_accuracy(axis, labelled(found, part), part)
+    figure.savefig(folder / "limit_accuracy.png", dpi=110)
+    if "updates" not in parts:
+        return
+    curves = labelled(found, "updates")
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(4.2 * len(curves), 4), squeeze=False, layout="constrained"
+    )
+    for axis, (label, curve) in zip(axes[0], curves.items(), strict=True):
+        draw_distance(axis, curve)
+        axis.set_title(label)
+    axes[0][0].set_ylabel("distance from the initial weights")
+    figure.savefig(folder / "limit_diffusion.png", dpi=110)
+
+
+TITLES = {
+    "mnist": "MNIST, 10 epochs",
+    "cifar10": "CIFAR-10, 5 epochs",
+    "updates": "MNIST, 150 updates",
+}
+
+
+def draw_accuracy(axis: Any, curves: dict[str, Curve], part: str) -> None:
+    """Accuracy against batch size with intervals."""
+    for label, curve in curves.items():
+        sizes = sorted(curve)
+        rows = np.array([mean_interval(accuracies(curve, size)) for size in sizes])
+        color = f"C{[*NAMES.values()].index(label.split(',')[0])}"
+        line = "o-" if "recipe" in label else "s--"
+        axis.errorbar(
+            sizes, rows[:, 0], (rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]), fmt=line,
+            color=color, ms=4, lw=1.3, capsize=2, label=label,
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel="batch size", ylabel="test accuracy, %", title=TITLES[part])
+    axis.legend(fontsize=8, loc="lower left")
+
+
+def draw_distance(axis: Any, curve: Curve) -> None:
+    """All runs against log t, and the free power law of the first seed."""
+    for index, (size, one) in enumerate(sorted(curve.items())):
+        for number, run in enumerate(one["runs"]):
+            axis.plot(
+                run["distance"]["update"], run["distance"]["weight_distance"], ".", ms=3,
+                color=f"C{index}", label=None if number else f"batch {size:,}",
+            )  # fmt: skip
+        updates = np.geomspace(5, one["runs"][0]["updates"], 100)
+        axis.plot(updates, fitted(one["runs"][0], 5).law("power").at(updates), f"C{index}", lw=1)
+    axis.set(xscale="log", xlabel="updates")
+    axis.legend(fontsize=8)

@@ -34,7 +34,7 @@ from limit_training import SETTINGS, Training
 OPTIMIZERS = ("momentum", "lars", "lamb")
 PARTS = {
     "mnist": {"setting": "mnist", "epochs": 10, "schedules": ("constant", "recipe")},
-    "cifar10": {"setting": "cifar10", "epochs": 5, "schedules": ("constant", "recipe")},
+    "cifar10": {"setting": "cifar10", "epochs": 6, "schedules": ("constant", "recipe")},
     "warm-up": {"setting": "mnist", "epochs": 10, "schedules": ("20", "50"), "only": 60_000},
     "updates": {"setting": "mnist", "updates": 150, "schedules": ("constant",)},
 }

@@ -213,7 +213,7 @@ def draw(found: dict[str, Curve], folder: Path) -> None:
 
 TITLES = {
     "mnist": "MNIST, 10 epochs",
-    "cifar10": "CIFAR-10, 5 epochs",
+    "cifar10": "CIFAR-10, 6 epochs",
     "updates": "MNIST, 150 updates",
 }
 

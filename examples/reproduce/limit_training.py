@@ -54,14 +54,22 @@ def build_dense() -> keras.Model:
     return compiled([keras.Input((14, 14, 1)), layers.Flatten(), hidden, layers.Dense(10)])
 
 
-def build_convolutional() -> keras.Model:
-    """Patches of 4 x 4 pixels, a 3 x 3 convolution, dense; 10,554 weights."""
+def patches(split: str) -> Arrays:
+    """CIFAR-10 at 16 x 16 pixels, as 4 x 4 patches of 4 x 4 pixels."""
+    x, y = pooled("cifar10", split, 16)
+    parts = x.reshape(len(x), 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(parts).reshape(len(x), 4, 4, 48), y
+
+
+def build_strided() -> keras.Model:
+    """A 4 x 4 convolution of stride 4, 16 filters, on 16 x 16 pixels; dense 64; 17,882 weights.
+
+    The convolution is one dense layer for all patches, which is several times faster here.
+    """
     layers = keras.layers
-    convolutions = [
-        layers.Conv2D(16, 4, strides=4, activation="relu"),
-        layers.Conv2D(32, 3, padding="same", activation="relu"),
-    ]
-    return compiled([keras.Input((16, 16, 3)), *convolutions, layers.Flatten(), layers.Dense(10)])
+    convolution, hidden = layers.Dense(16, activation="relu"), layers.Dense(64, activation="relu")
+    head = [layers.Flatten(), hidden, layers.Dense(10)]
+    return compiled([keras.Input((4, 4, 48)), convolution, *head])
 
 
 def compiled(layers: list[Any]) -> keras.Model:
@@ -88,8 +96,8 @@ SETTINGS: dict[str, Callable[[], Setting]] = {
         starts={"momentum": -5, "lars": -2, "lamb": -7},
     ),
     "cifar10": lambda: Setting(
-        build=build_convolutional,
-        load=lambda split: pooled("cifar10", split, 16),
+        build=build_strided,
+        load=patches,
         batch_sizes=(256, 1_024, 8_192, 50_000),
         goals=(2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0),
         starts={"momentum": -5, "lars": -2, "lamb": -7},

@@ -103,14 +103,14 @@ def test_chunks_are_of_one_size(training_module: ModuleType, batch_size: int, si
     assert training_module.chunk_size(batch_size) == size
 
 
-@pytest.mark.parametrize("network", ["build_dense", "build_convolutional"])
+@pytest.mark.parametrize("network", ["build_dense", "build_strided"])
 @pytest.mark.parametrize("size", [96, 24, 1])
 def test_the_gradient_over_chunks_is_that_of_one_batch(
     training_module: ModuleType, setting: Any, network: str, size: int
 ) -> None:
     from dataclasses import replace
 
-    shape = (14, 14, 1) if network == "build_dense" else (16, 16, 3)
+    shape = (14, 14, 1) if network == "build_dense" else (4, 4, 48)
     x = np.random.default_rng(3).normal(size=(96, *shape)).astype(np.float32)
     build = getattr(training_module, network)
     data = replace(setting, build=build, load=lambda split: (x, images()[1]))
@@ -243,6 +243,20 @@ def curve(by_size: dict[int, list[float]]) -> dict[int, Any]:
         size: {"exponent": 0, "runs": [{"test": value / 100} for value in values]}
         for size, values in by_size.items()
     }
+
+
+def test_a_dense_layer_on_patches_is_a_strided_convolution(
+    training_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    monkeypatch.setattr(training_module, "load_arrays", lambda *_: (pixels, np.zeros(5)))
+    x, _ = training_module.patches("test")
+    model = training_module.build_strided()
+    small = pixels.reshape(5, 16, 2, 16, 2, 3).mean(axis=(2, 4)) / 64 - 2
+    kernel = model.layers[0].kernel.numpy().reshape(4, 4, 3, 16)
+    expected = tf.nn.relu(tf.nn.conv2d(small.astype(np.float32), kernel, 4, "VALID"))
+    np.testing.assert_allclose(model.layers[0](x), expected, atol=1e-5)
+    assert model.count_params() == 17_882
 
 
 def test_where_accuracy_falls(report_module: ModuleType) -> None:

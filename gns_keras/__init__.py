@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from gns_keras.core.tracker import NoiseScaleTracker
     from gns_keras.core.tradeoff_fit import Tradeoff, fit_tradeoff
     from gns_keras.report.advice import Advice
+    from gns_keras.report.reproduction import Reproduction
     from gns_keras.report.sweep_result import SweepResult
+    from gns_keras.reproduce.reproduce import reproduce
     from gns_keras.sweep.branch import branch_test
     from gns_keras.sweep.sweep import sweep
     from gns_keras.training.batch_scheduler import BatchSizeScheduler
@@ -36,6 +38,7 @@ __all__ = [
     "NoiseScale",
     "NoiseScaleMonitor",
     "NoiseScaleTracker",
+    "Reproduction",
     "SweepResult",
     "Tradeoff",
     "adaptive_gain",
@@ -45,6 +48,7 @@ __all__ = [
     "enable_multi_worker",
     "estimate_noise_scale",
     "fit_tradeoff",
+    "reproduce",
     "sweep",
 ]
 
@@ -56,6 +60,7 @@ _HOME = {
     "NoiseScale": "core.noise_scale",
     "NoiseScaleMonitor": "training.monitor",
     "NoiseScaleTracker": "core.tracker",
+    "Reproduction": "report.reproduction",
     "SweepResult": "report.sweep_result",
     "Tradeoff": "core.tradeoff_fit",
     "adaptive_gain": "core.adaptive",
@@ -65,12 +70,13 @@ _HOME = {
     "enable_multi_worker": "training.multi_worker",
     "estimate_noise_scale": "core.noise_scale",
     "fit_tradeoff": "core.tradeoff_fit",
+    "reproduce": "reproduce.reproduce",
     "sweep": "sweep.sweep",
 }
 
 
 class _Package(types.ModuleType):
-    """Keeps the functions `advise` and `sweep` from being hidden by modules of the same name.
+    """Keeps `advise`, `reproduce` and `sweep` from being hidden by modules of the same name.
 
     Python binds a submodule in its package when it is first imported, whoever imports it.
     """

@@ -1,4 +1,4 @@
-"""The command line: `gns-keras advise`, `gns-keras sweep`, `gns-keras tasks`.
+"""The command line: `gns-keras advise`, `sweep`, `reproduce` and `tasks`.
 
 Nothing heavy is imported at the top: `gns-keras --help` must not wait for TensorFlow.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gns_keras import __version__
+from gns_keras.reproduce import command as reproduce_command
 from gns_keras.sweep import command as sweep_command
 from gns_keras.sweep.argument_types import not_negative, output_file, positive
 from gns_keras.tasks import UnknownTargetError, get_task, list_tasks
@@ -33,6 +34,8 @@ examples:
   gns-keras advise digits                    a first look: real data, nothing to download
   gns-keras advise mnist --html mnist.html   the same on MNIST, with a report to keep
   gns-keras advise train:build               your own model, from the function build in train.py
+  gns-keras sweep digits --store d.sqlite    the critical batch size, measured
+  gns-keras reproduce digits                 the noise scale along a run, beside the paper's
   gns-keras tasks                            what can stand in the place of "digits"
 
 exit codes: 0 fine, 1 failed (one line on stderr says why), 2 wrong usage, 130 stopped by Ctrl-C"""
@@ -114,9 +117,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sweep_command.add_arguments(sweep, positive, output_file)
     sweep.set_defaults(run=lambda args: sweep_command.run(args, _import_tensorflow))
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="measure a task of the paper along its training, beside Table 1",
+        description=reproduce_command.DESCRIPTION,
+        epilog=reproduce_command.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reproduce_command.add_arguments(reproduce, positive, output_file)
+    reproduce.set_defaults(run=lambda args: reproduce_command.run(args, _import_tensorflow))
     tasks = commands.add_parser("tasks", help="list the tasks that come with gns-keras")
     tasks.set_defaults(run=_run_tasks)
-    for command in (advise, sweep, tasks):
+    for command in (advise, sweep, reproduce, tasks):
         command.add_argument(
             "--traceback", action="store_true", help="after a failure, also print where it happened"
         )

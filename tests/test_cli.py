@@ -101,7 +101,9 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"gns-keras {gns_keras.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [["--help"], ["tasks"], ["advise", "no_such_task"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["tasks"], ["advise", "no_such_task"], ["reproduce", "--help"]]
+)
 def test_what_needs_no_tensorflow_does_not_wait_for_it(command: list[str]) -> None:
     code = (
         "import sys; from gns_keras.cli import main; main(sys.argv[1:]); "
@@ -382,3 +384,56 @@ def test_advise_digits_answers_for_real(tmp_path: Path, capsys: pytest.CaptureFi
     # Both ends far outside of what any seed gives, and inside of what an error in a unit gives.
     assert 1 <= advice.noise_scale.interval[0] <= advice.noise_scale.interval[1]
     assert advice.noise_scale.interval[0] < 1500
+
+
+def test_reproduce_is_explained_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "--help"]) == 0
+    shown = capsys.readouterr().out
+    options = "--examples --seeds --early --max-measured --store --json --quiet"
+    for part in options.split():
+        assert part in shown
+    assert "gns-keras reproduce mnist --store mnist.sqlite" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("reproduce", "usage: gns-keras"),
+        ("reproduce mnits", "Did you mean 'mnist'?"),
+        ("reproduce train:build", "No task is called 'train:build'"),
+        ("reproduce digits --examples 0", "at least 1, received '0'"),
+        ("reproduce digits --store no_such_folder/a.sqlite", "a folder that exists"),
+    ],
+)
+def test_wrong_usage_of_reproduce_ends_with_2(
+    capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    assert cli.main(line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_reproduce_digits_for_real_and_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gns_keras import Reproduction
+
+    store, record = tmp_path / "digits.sqlite", tmp_path / "digits.json"
+    line = ["reproduce", "digits", "--early", "160", "--max-measured", "512", "--quiet"]
+    line += ["--store", str(store), "--json", str(record)]
+    assert cli.main([*line, "--examples", "320"]) == 0
+    first = Reproduction.from_json(record.read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert cli.main([*line, "--examples", "640"]) == 0
+    shown = capsys.readouterr().out
+    found = Reproduction.from_json(record.read_text(encoding="utf-8"))
+    assert found.runs[0].points[: len(first.runs[0].points)] == first.runs[0].points
+    assert found.examples_trained == 640
+    for part in ("start: first 160", "average: first 640", "1 run of 640 examples", "paper has no"):
+        assert part in shown
+    # An error in a unit or a sign is far outside of this; seeds are not.
+    assert 3 < found.start.trace_cov / found.start.grad_sq_norm < 300
+    # The store belongs to these settings: a failure in one line.
+    assert cli.main([*line, "--examples", "640", "--early", "96"]) == 1
+    error = capsys.readouterr().err
+    assert "early was 160, now 96" in error
+    assert len(error.splitlines()) == 1

@@ -19,9 +19,15 @@ from dataclasses import replace
 import numpy as np
 
 from gns_keras.core.advice_parts import NoisePoint
-from gns_keras.core.groups import StepObservations
-from gns_keras.core.moments import Moments
-from gns_keras.core.noise_scale import NoiseScale, noise_scale_from_moments
+from gns_keras.core.groups import FloatArray, StepObservations
+from gns_keras.core.moments import Moments, PairEstimate, estimate_pair
+from gns_keras.core.noise_scale import (
+    NoiseScale,
+    noise_scale_from_moments,
+    noise_scale_from_pair,
+)
+
+RUNS_FOR_SPREAD = 3  # From so many on, the interval is that between runs.
 
 
 def average_along_run(
@@ -46,21 +52,98 @@ def average_along_run(
         The noise scale, `num_steps` being the number of snapshots and `num_examples` what they took
         together; unresolved with fewer than two.
     """
+    average = noise_scale_from_moments(
+        _moments(points, base_batch_size),
+        confidence=confidence,
+        finite_population=1 / dataset_size if dataset_size else 0.0,
+    )
+    return replace(average, num_examples=_examples_measured([points]))
+
+
+def average_over_runs(
+    runs: Sequence[Sequence[NoisePoint]], base_batch_size: int, *, confidence: float = 0.95
+) -> NoiseScale:
+    """The noise scale of a stretch of training, from several runs of one kind: one ratio of sums.
+
+    A run contributes `sum ds_i B_i` and `sum ds_i`. With one run or two the interval is that of
+    `average_along_run`: it holds the errors and swings within the runs. From three on it comes from
+    the differences between runs, and holds what differs from seed to seed.
+
+    Args:
+        runs: Snapshots of every run, in order.
+        base_batch_size: Batch size of the runs.
+        confidence: Coverage of the interval.
+
+    Returns:
+        The noise scale, as from `average_along_run`; runs with fewer than two snapshots are left
+        out.
+    """
+    sums = [_moments(points, base_batch_size) for points in runs]
+    sums = [moments for moments in sums if moments.num_steps > 1]
+    pair = _pair_within(sums) if len(sums) < RUNS_FOR_SPREAD else _pair_between(sums)
+    return noise_scale_from_pair(
+        pair,
+        confidence=confidence,
+        num_steps=sum(moments.num_steps for moments in sums),
+        num_examples=_examples_measured(runs),
+        effective_num_steps=sum(moments.every.effective_count for moments in sums),
+    )
+
+
+def _pair_between(sums: Sequence[Moments]) -> PairEstimate:
+    """Every run is one observation of the two sums."""
+    totals = np.array([moments.every.total for moments in sums])
+    runs = StepObservations(
+        trace_cov=totals[:, 0],
+        mean_sq_norm=totals[:, 1],
+        inverse_size=np.zeros(len(sums)),
+        num_examples=np.ones(len(sums)),
+    )
+    return estimate_pair(Moments.of(runs))
+
+
+def _pair_within(sums: Sequence[Moments]) -> PairEstimate:
+    """Adds the sums of the runs, and the variances of these."""
+    if not sums:
+        return estimate_pair(Moments.empty())
+    pairs = [estimate_pair(moments) for moments in sums]
+    share = np.array([moments.every.total[-1] for moments in sums])
+    share = share / share.sum()
+
+    def added(name: str, power: int) -> FloatArray:
+        values = np.array([getattr(pair, name) for pair in pairs])
+        return np.asarray((share**power * values).sum())
+
+    return PairEstimate(
+        trace_cov=added("trace_cov", 1),
+        grad_sq_norm=added("grad_sq_norm", 1),
+        trace_var=added("trace_var", 2),
+        grad_var=added("grad_var", 2),
+        covariance=added("covariance", 2),
+        split_share=np.ones(()),
+        split_freedom=sum(pair.split_freedom for pair in pairs),
+        every_freedom=sum(pair.every_freedom for pair in pairs),
+    )
+
+
+def _moments(points: Sequence[NoisePoint], base_batch_size: int) -> Moments:
+    """Sums of `c_i S_i` and `c_i Y_i` over the snapshots that say anything."""
     known = [point for point in points if np.isfinite(point.noise_scale.trace_cov)]
     scales = [point.noise_scale for point in known]
     trace = np.array([scale.trace_cov for scale in scales])
     grad = np.array([scale.grad_sq_norm for scale in scales])
     seen = np.array([0, *(point.examples_seen for point in known)], dtype=np.float64)
     size = base_batch_size * grad + trace
-    steps = StepObservations(
-        trace_cov=trace,
-        mean_sq_norm=grad,
-        inverse_size=np.zeros_like(grad),  # The snapshots have taken S/N off already.
-        num_examples=np.where(size > 0, np.diff(seen) / np.where(size > 0, size, 1.0), 0.0),
+    return Moments.of(
+        StepObservations(
+            trace_cov=trace,
+            mean_sq_norm=grad,
+            inverse_size=np.zeros_like(grad),  # The snapshots have taken S/N off already.
+            num_examples=np.where(size > 0, np.diff(seen) / np.where(size > 0, size, 1.0), 0.0),
+        )
     )
-    average = noise_scale_from_moments(
-        Moments.of(steps),
-        confidence=confidence,
-        finite_population=1 / dataset_size if dataset_size else 0.0,
-    )
-    return replace(average, num_examples=float(sum(scale.num_examples for scale in scales)))
+
+
+def _examples_measured(runs: Sequence[Sequence[NoisePoint]]) -> float:
+    known = (p.noise_scale for points in runs for p in points)
+    return float(sum(scale.num_examples for scale in known if np.isfinite(scale.trace_cov)))

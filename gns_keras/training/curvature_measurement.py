@@ -68,6 +68,7 @@ class CurvatureMeasurement:
 
     def reset(self) -> None:
         """Forgets all batches, to measure at other weights without compiling anew."""
+        self._draws.restart()
         self._blocks: list[_Sums] = []
         self._filling: _Sums | None = None
         self._per_block = 2  # A block needs two groups.

@@ -30,6 +30,10 @@ class FreshDraws:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins again from the seeds that the model has by then."""
         self._batches = 0
 
     @contextmanager

@@ -109,6 +109,7 @@ class FrozenMeasurement:
     def reset(self) -> None:
         """Forgets all batches, to measure at other weights without compiling anew."""
         self._per_block, self._filled, self._filling = 1, 0, None
+        self._draws.restart()
         self._blocks = []
         self._products = np.zeros((0, 0))
 

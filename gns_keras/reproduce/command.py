@@ -52,8 +52,8 @@ def add_arguments(
         help="examples that count as the start (default: 5 %% of a pass, at least 20 updates)",
     )  # fmt: skip
     add(
-        "--max-measured", type=positive, metavar="N", default=4096,
-        help="most examples that one point is measured on (default: 4096)",
+        "--max-measured", type=positive, metavar="N",
+        help="most examples that one point is measured on (default: 4,096; 512 of games)",
     )  # fmt: skip
     add("--store", type=output_file, metavar="F", help="keeps points and models, to go on from")
     add("--json", type=output_file, metavar="F", help="also write everything to F as JSON")

@@ -13,11 +13,12 @@ from gns_keras.reproduce.store import RunStore, State
 from gns_keras.tasks import Task, get_task
 from gns_keras.tasks.paper import published_row
 from gns_keras.training import checks
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, Source, source_of
 from gns_keras.training.measured_run import MeasuredRun, RunPlan, plan_run
 from gns_keras.training.progress import Stage, progress_bars
 
 MAX_MEASURED = 4096
+MAX_DRAWN = 512  # Of examples that the model draws: each takes an environment of its own.
 EARLY_SHARE, EARLY_UPDATES = 0.05, 20
 UPDATES_WITHOUT_END = 1000  # Length of a run on data without end.
 
@@ -28,7 +29,7 @@ def reproduce(
     examples: int | None = None,
     early: int | None = None,
     seeds: int = 1,
-    max_measured: int = MAX_MEASURED,
+    max_measured: int | None = None,
     store: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> Reproduction:
@@ -44,7 +45,8 @@ def reproduce(
             where they have no end.
         early: Examples that count as the start. Default: 5 % of a pass, at least 20 updates.
         seeds: How many runs. From three on, intervals come from the differences between them.
-        max_measured: Most examples that one point is measured on.
+        max_measured: Most examples that one point is measured on. Default: 4,096; 512 where the
+            model draws them itself.
         store: SQLite file that keeps points and models. A run that was stopped goes on from it, and
             one that is there is made longer where `examples` is larger.
         verbose: 0 for no progress bar.
@@ -65,15 +67,16 @@ def reproduce(
     _check(examples=examples, early=early, seeds=seeds, max_measured=max_measured)
     bench = _bench(task, 0)
     size, data = task.examples_per_batch, bench.source.num_examples
+    most = max_measured or (MAX_DRAWN if isinstance(bench.source, DrawnExamples) else MAX_MEASURED)
     length = examples or data or UPDATES_WITHOUT_END * size
     stretch = early or max(math.ceil(EARLY_SHARE * (data or 0)), EARLY_UPDATES * size)
     plan = plan_run(
         bench.model, size, examples=length, early=stretch,
-        max_measured=min(max_measured, data or max_measured),
+        max_measured=min(most, data or most),
     )  # fmt: skip
     configuration = {
         "task": task.name, "learning rate": task.learning_rate, "early": stretch,
-        "batch size": size, "measured at most": max_measured, "examples of data": data,
+        "batch size": size, "measured at most": most, "examples of data": data,
         "weights": bench.model.count_params(),
     }  # fmt: skip
     with RunStore(store, configuration) as shelf, progress_bars(verbose) as stage:
@@ -105,13 +108,13 @@ class _Bench:
 
     seed: int
     model: keras.Model
-    source: ExampleSource
+    source: Source
 
 
 def _bench(task: Task, seed: int) -> _Bench:
     keras.utils.set_random_seed(seed)  # The weights are drawn by the next line.
     model = task.build_model()
-    return _Bench(seed, model, ExampleSource(task.training_data(), task.examples_per_batch))
+    return _Bench(seed, model, source_of(task.training_data(model), task.examples_per_batch))
 
 
 def _run(task: Task, bench: _Bench, plan: RunPlan, shelf: RunStore, stage: Stage) -> PointsOfRun:

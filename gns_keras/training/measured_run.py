@@ -6,7 +6,7 @@ at log-spaced points, and can be taken up again from any of them.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.pooled import MIN_BLOCKS
 from gns_keras.training import checks
-from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.example_source import DrawnExamples, Source
 from gns_keras.training.frozen import FrozenMeasurement
 
 EARLY_POINTS = 8  # Evenly spaced.
@@ -120,7 +120,7 @@ class MeasuredRun(keras.callbacks.Callback):
     def __init__(
         self,
         model: keras.Model,
-        source: ExampleSource,
+        source: Source,
         plan: RunPlan,
         *,
         seed: int,
@@ -137,6 +137,7 @@ class MeasuredRun(keras.callbacks.Callback):
         self._left: list[int] = []
         self._loss_sum, self._loss_steps = 0.0, 0
         self._last: NoiseScale | None = None
+        self._drawn: Iterator[Any] | None = None
 
     def run(
         self,
@@ -165,8 +166,11 @@ class MeasuredRun(keras.callbacks.Callback):
             self._measure_point(math.nan)
         if not self._left:
             return
+        batches = self._source.batches(self._plan.batch_size, seed=self._seed)
+        if not isinstance(self._source, DrawnExamples):
+            batches = batches.skip(self._done)
         self._trained.fit(
-            self._source.batches(self._plan.batch_size, seed=self._seed).skip(self._done),
+            batches,
             steps_per_epoch=self._plan.steps[-1] - self._done,
             shuffle=False,
             verbose=0,
@@ -213,9 +217,17 @@ class MeasuredRun(keras.callbacks.Callback):
 
     def _measure(self, index: int, examples: int) -> NoiseScale:
         size = self._plan.measure_batch_size
-        seed = MEASURE_SEED + 1000 * self._seed + index
         self._measurement.reset()
-        batches = iter(self._source.batches(size, seed=seed))
-        for batch in itertools.islice(batches, math.ceil(examples / size)):
+        for batch in itertools.islice(self._fresh(index), math.ceil(examples / size)):
             self._measurement.add_batch(batch)
         return self._measurement.noise_scale()
+
+    def _fresh(self, index: int) -> Iterator[Any]:
+        """Batches to measure on, independent of each other within a point."""
+        size, seed = self._plan.measure_batch_size, MEASURE_SEED + 1000 * self._seed
+        if not isinstance(self._source, DrawnExamples):
+            return iter(self._source.batches(size, seed=seed + index))
+        if self._drawn is None:  # To begin new games for every point would take too long.
+            count = math.ceil(max(self._plan.max_measured, self._plan.fewest) / size)
+            self._drawn = iter(self._source.batches(size, seed=seed, independent=count))
+        return self._drawn

@@ -1,0 +1,283 @@
+"""Table 1: the simple noise scale of the paper's tasks, at the start and on average.
+
+    python examples/reproduce/table_1.py --folder table_1            # runs what is missing
+    python examples/reproduce/table_1.py --folder table_1 --table    # the table of what is there
+
+Each stage is what `gns-keras reproduce TASK --store FILE` does; all starts come first, then longer
+runs of the cheaper tasks, then further seeds. Stop it at any moment and start it again. The data
+come from the folder GNS_KERAS_DATA, else from tensorflow_datasets.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from gns_keras import LearningRateRule, Reproduction, SweepResult, reproduce, sweep
+from gns_keras.core.numbers import format_number
+from gns_keras.core.sweep_policy import LearningRateGrid
+from gns_keras.core.tradeoff_fit import Tradeoff
+from gns_keras.report.reproduction import format_noise_scale, format_range
+from gns_keras.tasks import get_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One call of `reproduce`.
+
+    Attributes:
+        task: Name of the task.
+        examples: Length of the runs.
+        seeds: How many.
+        max_measured: Most examples of one point.
+    """
+
+    task: str
+    examples: int
+    seeds: int = 1
+    max_measured: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One sweep, with one seed.
+
+    Attributes:
+        task: Name of the task.
+        batch_sizes: In examples.
+        goals: Training losses to reach, smoothed with a half-life of 512 examples.
+        max_examples: Longest run.
+    """
+
+    task: str
+    batch_sizes: tuple[int, ...]
+    goals: tuple[float, ...]
+    max_examples: int
+
+
+STARTS = (
+    Stage(task="mnist", examples=3_000),
+    Stage(task="cnn_fashion_mnist", examples=3_000),
+    Stage(task="lm_512_tinyshakespeare", examples=1_020, max_measured=2048),
+    Stage(task="autoencoder_fashion_mnist", examples=3_000),
+    Stage(task="vae_fashion_mnist", examples=3_000),
+    Stage(task="cnn_fashion_mnist_adam", examples=3_000),
+    Stage(task="cnn_cifar10", examples=2_500),
+    Stage(task="autoencoder_cifar10", examples=2_500),
+    Stage(task="vae_cifar10", examples=2_500),
+    Stage(task="cifar10", examples=2_560, max_measured=2048),
+    Stage(task="cnn_cifar10_adam", examples=2_500),
+)
+RUNS = (
+    Stage(task="mnist", examples=60_000),
+    Sweep(
+        task="mnist", batch_sizes=(4, 8, 16, 32, 64, 128, 256), goals=(0.5, 0.3),
+        max_examples=40_000,
+    ),
+    Stage(task="lm_512_tinyshakespeare", examples=15_000, max_measured=2048),
+    Stage(task="autoencoder_fashion_mnist", examples=15_000),
+    Sweep(
+        task="autoencoder_fashion_mnist", batch_sizes=(4, 8, 16, 32, 64, 128),
+        goals=(0.2, 0.1), max_examples=12_000,
+    ),
+    Stage(task="cnn_fashion_mnist", examples=60_000),
+    Stage(task="vae_fashion_mnist", examples=15_000),
+    Stage(task="cnn_fashion_mnist_adam", examples=30_000),
+    Stage(task="cnn_cifar10", examples=15_000),
+    Stage(task="autoencoder_cifar10", examples=8_000),
+    Stage(task="vae_cifar10", examples=8_000),
+)  # fmt: skip
+SEEDS = (
+    Stage(task="mnist", examples=3_000, seeds=3),
+    Stage(task="cnn_fashion_mnist", examples=3_000, seeds=3),
+    Stage(task="lm_512_tinyshakespeare", examples=1_020, seeds=3, max_measured=2048),
+)
+HALF_LIFE = 512.0
+
+
+def run(stage: Stage | Sweep, folder: Path) -> Reproduction | SweepResult:
+    """Runs a stage, or what is missing of it, and writes its result as JSON."""
+    started = time.process_time()
+    found = measure(stage, folder) if isinstance(stage, Stage) else train(stage, folder)
+    path_of(stage, folder).write_text(found.to_json() + "\n", encoding="utf-8")
+    seconds = time.process_time() - started
+    print(f"\n{stage.task}\n{found}\n{seconds:.0f} s of one core", flush=True)
+    return found
+
+
+def measure(stage: Stage, folder: Path) -> Reproduction:
+    """The noise scale along runs."""
+    return reproduce(
+        stage.task,
+        examples=stage.examples,
+        seeds=stage.seeds,
+        max_measured=stage.max_measured,
+        store=folder / f"{stage.task}.sqlite",
+    )
+
+
+def train(stage: Sweep, folder: Path) -> SweepResult:
+    """Runs at every batch size."""
+    task = get_task(stage.task)
+    grid = LearningRateGrid(
+        base_learning_rate=task.learning_rate,
+        base_batch_size=task.examples_per_batch,
+        rule=LearningRateRule(alpha=0.5 if task.optimizer == "adam" else 1.0,
+                              critical_batch_size=64.0),
+        num=3,
+        max_widenings=2,
+    )  # fmt: skip
+    return sweep(
+        task.build_model,
+        task.load_data(),
+        batch_sizes=stage.batch_sizes,
+        goals=stage.goals,
+        learning_rates=grid,
+        max_examples=stage.max_examples,
+        base_batch_size=task.examples_per_batch,
+        half_life=HALF_LIFE,
+        store=folder / f"{stage.task}.sweep.sqlite",
+        verbose=0,
+    )
+
+
+def path_of(stage: Stage | Sweep, folder: Path) -> Path:
+    """Where the result of a stage is."""
+    if isinstance(stage, Sweep):
+        return folder / f"{stage.task}.sweep.json"
+    return folder / f"{stage.task}.{stage.examples}.{stage.seeds}.json"
+
+
+def results(folder: Path) -> dict[str, list[Reproduction]]:
+    """Of every task what there is: shorter runs first, more seeds last."""
+    found: dict[str, list[Reproduction]] = {}
+    for stage in (*STARTS, *RUNS, *SEEDS):
+        path = path_of(stage, folder)
+        if isinstance(stage, Stage) and path.exists():
+            found.setdefault(stage.task, []).append(Reproduction.from_json(path.read_text("utf-8")))
+    return found
+
+
+def report(folder: Path) -> str:
+    """The tables of docs/reproduction/table_1.md."""
+    found = results(folder)
+    parts = [noise_table(found), start_table(found), critical_table(folder)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def noise_table(found: dict[str, list[Reproduction]]) -> str:
+    """Start and average beside the paper's."""
+    lines = [
+        "| Task | Row of the paper | Start, measured | Start, paper | Measured / paper "
+        "| Average, measured | Average, paper | Over |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, kinds in found.items():
+        best = max(kinds, key=lambda result: len(result.runs))
+        longest = max(kinds, key=lambda result: result.examples)
+        row = best.published
+        passes = longest.examples_trained / (longest.dataset_size or math.nan)
+        has_average = longest.examples > 1.5 * longest.early
+        seeds = f", {len(best.runs)} runs" if len(best.runs) > 1 else ""
+        cells = [
+            f"`{task}`", row.system if row else "-", format_noise_scale(best.start) + seeds,
+            format_range(row and row.noise_start), _ratio(best),
+            format_noise_scale(longest.average) if has_average else "-",
+            format_range(row and row.noise_average),
+            f"{longest.examples_trained * longest.units_per_example:,} {longest.unit}, "
+            f"{passes:.2g} passes" if has_average else "-",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ratio(result: Reproduction) -> str:
+    """Start over the paper's; of a range, over its nearer end."""
+    if result.published is None:
+        return "-"
+    low, high = result.published.noise_start
+    start = result.start
+    value = start.value if start.resolved else start.lower_bound
+    nearer = min(max(value, low), high)
+    return f"{'' if start.resolved else 'at least '}{format_number(value / nearer, 2)}"
+
+
+def start_table(found: dict[str, list[Reproduction]]) -> str:
+    """How the noise scale moves over the start: initial weights, and four quarters."""
+    lines = [
+        "| Task | Start: first | Initial weights | 1st quarter | 2nd | 3rd | 4th "
+        "| Loss at the beginning, at the end |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task, kinds in found.items():
+        best = max(kinds, key=lambda result: len(result.runs))
+        edges = [best.early * k // 4 for k in range(5)]
+        # Steps are rounded up to whole ones: the last point of a quarter may lie a step behind it.
+        quarters = [
+            best.between(a + best.batch_size * (a > 0), b + best.batch_size)
+            for a, b in itertools.pairwise(edges)
+        ]
+        losses = [p.loss for p in best.runs[0].points if 0 < p.examples_seen <= best.early]
+        cells = [
+            f"`{task}`", f"{best.early * best.units_per_example:,} {best.unit}",
+            *(format_noise_scale(scale) for scale in (best.initial, *quarters)),
+            f"{format_number(losses[0])}, {format_number(losses[-1])}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def critical_table(folder: Path) -> str:
+    """Critical batch sizes of the sweeps."""
+    lines = [
+        "| Task | Goal | Critical batch size | Least steps | Least examples | Rms of the fit "
+        "| Noise scale up to the goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    runs = results(folder)
+    for stage in RUNS:
+        if isinstance(stage, Sweep) and path_of(stage, folder).exists():
+            swept = SweepResult.from_json(path_of(stage, folder).read_text("utf-8"))
+            run_of = max(runs[stage.task], key=lambda result: result.examples)
+            for goal in stage.goals:
+                lines.append(_critical_row(stage.task, goal, swept.tradeoff(goal), run_of))
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _critical_row(task: str, goal: float, fit: Tradeoff, run: Reproduction) -> str:
+    low, high = (format_number(end) for end in fit.interval)
+    critical = f"{format_number(fit.critical_batch_size)} ({low} to {high})"
+    noise = run.between(0, examples_to(goal, run))
+    cells = [
+        f"`{task}`", f"loss {goal:g}", critical, format_number(fit.min_steps),
+        format_number(fit.min_examples), f"{fit.residual_rms:.0%}", format_noise_scale(noise),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def examples_to(goal: float, run: Reproduction) -> int:
+    """Examples at the first point before which the mean loss of a stretch was below the goal."""
+    points = run.runs[0].points
+    return next((p.examples_seen for p in points if p.loss < goal), points[-1].examples_seen)
+
+
+def main() -> None:
+    """Runs what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("table_1"))
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    args.folder.mkdir(exist_ok=True)
+    for stage in () if args.table else (*STARTS, *RUNS, *SEEDS):
+        if not path_of(stage, args.folder).exists():
+            run(stage, args.folder)
+    print(report(args.folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,18 +8,19 @@
 `learn` trains one of the paper's seven games (McCandlish et al. 2018, appendix A.4.2) for some CPU
 minutes, records the scores of the finished games and watches the noise scale, and saves weights on
 the way. `start` measures the noise scale of all seven games with frozen weights: initial ones, and
-those after 50 updates. `later` measures the saved weights of `learn` in the same way. `show` prints
-the tables and draws the figure. Sizes count frames, which are steps of an environment.
+those after 125 updates, 10,000 frames. `later` measures the saved weights of `learn` in the same
+way. `show` prints the tables and draws the figure. Sizes count frames: steps of an environment.
 
 With frozen weights an environment plays on and on, and what it sees resembles what it saw a moment
-before. So the measurement is cut into blocks that have no environment in common, and |G|^2 is taken
-from products between blocks alone.
+before. So the measurement is cut into 8 blocks of 8 environments each that have nothing in common,
+and |G|^2 is taken from products between blocks alone.
 
 Stop it at any moment and start it again: finished parts are kept in the folder atari_results.
 """
 
 import argparse
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -29,15 +30,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from scipy import stats
 
 from gns_keras import NoiseScaleMonitor
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.tasks import atari, get_task
 from gns_keras.tasks.atari_rollouts import Games, Rollouts
+from gns_keras.training.frozen import FrozenMeasurement
 
 STEPS_PER_EPOCH = 125  # 10,000 frames at 16 environments.
 SAVED_AT = (10_000, 30_000, 100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000)
 FRAMES = atari.NUM_STEPS
+BLOCKS, PER_BLOCK = 8, 8  # Blocks, and environments in each.
+BATCHES = 32  # A block; with 8 environments and 5 frames, 8 blocks make 10,240 frames.
+PAPER = {"start": (100, 1_000), "average": (400, 8_000)}
 
 
 def recorded(noise_scale: NoiseScale) -> dict[str, Any]:
@@ -119,6 +125,61 @@ def learn(folder: Path, game: str, minutes: float, seed: int) -> None:
     )
 
 
+class FrozenPlay:
+    """Measures a game's noise scale at frozen weights, with the same environments every time."""
+
+    def __init__(self, model: keras.Model, game: str, seed: int) -> None:
+        rollouts = Rollouts(model, game, num_threads=1)
+        batches = [
+            rollouts.batches(PER_BLOCK, seed=1_000 * seed + block) for block in range(BLOCKS)
+        ]
+        self.blocks = [iter(each) for each in batches]
+        self.measurement = FrozenMeasurement(model, num_groups=PER_BLOCK, num_blocks=BLOCKS)
+
+    def measure(self, batches: int) -> NoiseScale:
+        """`batches` a block, a power of 2: blocks stay whole then."""
+        self.measurement.reset()
+        for block in self.blocks:
+            for _ in range(batches):
+                self.measurement.add_batch(next(block))
+        return self.measurement.noise_scale(between_blocks=True)
+
+
+def start(folder: Path, game: str, seed: int) -> None:
+    """Noise scales at the start of one game."""
+    path = folder / f"start_{game}_{seed}.json"
+    if path.exists():
+        return
+    keras.utils.set_random_seed(seed)
+    model = get_task(f"atari_{game}").build_model()
+    play = FrozenPlay(model, game, seed)
+    found = {"initial": recorded(play.measure(BATCHES))}
+    rollouts = Rollouts(model, game, num_threads=1)
+    batches = rollouts.batches(atari.NUM_ENVIRONMENTS, seed=seed)
+    model.fit(batches, steps_per_epoch=STEPS_PER_EPOCH, shuffle=False, verbose=0)
+    found["after"] = recorded(play.measure(BATCHES))
+    found["cpu_s"] = time.process_time()
+    path.write_text(json.dumps(found))
+    print(game, seed, found, flush=True)
+
+
+def later(folder: Path, game: str, seed: int) -> None:
+    """Noise scales at the saved weights of `learn`, first and last ones first."""
+    path = folder / "later.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    saved = sorted(folder.glob("at_*.weights.h5"))
+    left = [weights for weights in saved if weights.name[3:10] not in found]
+    if not left:
+        return
+    model = get_task(f"atari_{game}").build_model()
+    play = FrozenPlay(model, game, seed + 77)
+    for weights in left:
+        model.load_weights(weights)
+        found[weights.name[3:10]] = recorded(play.measure(2 * BATCHES))
+        path.write_text(json.dumps(found))
+        print(weights.name, found[weights.name[3:10]], flush=True)
+
+
 def random_scores(game: str, *, copies: int = 16, steps: int = 3_000, seed: int = 0) -> list[float]:
     """Scores of a policy that takes every action equally often."""
     games = Games(game, copies, seed=seed, max_first_steps=0, num_threads=1)
@@ -128,17 +189,125 @@ def random_scores(game: str, *, copies: int = 16, steps: int = 3_000, seed: int 
     return games.scores
 
 
+def random_policy(folder: Path, game: str) -> list[float]:
+    """The scores of the random policy, played once."""
+    path = folder / f"random_{game}.json"
+    if not path.exists():
+        path.write_text(json.dumps(random_scores(game)))
+    return json.loads(path.read_text())
+
+
+def mean_interval(scores: list[float]) -> tuple[float, float]:
+    """Mean of independent games, and half of its 95 % interval."""
+    scale = stats.t.ppf(0.975, len(scores) - 1) if len(scores) > 1 else math.nan
+    error = np.std(scores, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+    return float(np.mean(scores)), float(scale * error)
+
+
+def windows(lines: list[dict[str, Any]], num_games: int = 100) -> list[dict[str, float]]:
+    """Consecutive stretches of the run of at least `num_games` finished games."""
+    found, scores = [], []
+    for line in lines:
+        scores += line["scores"]
+        if len(scores) >= num_games:
+            mean, half = mean_interval(scores)
+            found.append({"frames": line["frames"], "games": len(scores), "mean": mean,
+                          "half": half})  # fmt: skip
+            scores = []
+    return found
+
+
+def shown(found: dict[str, Any]) -> str:
+    """A noise scale as text."""
+    low, high = found["interval"]
+    if not math.isfinite(high):
+        return f"unresolved, at least {low:.0f}"
+    return f"{found['value']:.0f} ({low:.0f} to {high:.0f})"
+
+
+def show(folder: Path, game: str, plot: Path | None) -> None:
+    """Prints the tables, and draws the learning curve and the noise scale along the run."""
+    print("| game | initial weights | after 10,000 frames |")
+    for path in sorted(folder.glob("start_*.json")):
+        found = json.loads(path.read_text())
+        print(f"| {path.stem[6:]} | {shown(found['initial'])} | {shown(found['after'])} |")
+    scores = random_policy(folder, game)
+    by_chance = mean_interval(scores)
+    print(f"random policy: {by_chance[0]:.2f} +- {by_chance[1]:.2f} in {len(scores)} games")
+    lines = [json.loads(line) for line in (folder / "learn.jsonl").read_text().splitlines()]
+    for window in windows(lines):
+        print(f"| {window['frames']:,} | {window['mean']:.2f} +- {window['half']:.2f} "
+              f"| {window['games']} |")  # fmt: skip
+    saved = folder / "later.json"
+    frozen = json.loads(saved.read_text()) if saved.exists() else {}
+    for at, found in frozen.items():
+        print(f"| {int(at):,} | {shown(found)} |")
+    last = lines[-1]
+    print(f"{last['frames']:,} frames in {last['cpu_s'] / 60:.1f} CPU minutes")
+    if plot:
+        draw(plot, game, lines, by_chance, frozen)
+
+
+def draw(
+    path: Path,
+    game: str,
+    lines: list[dict[str, Any]],
+    by_chance: tuple[float, float],
+    frozen: dict[str, Any],
+) -> None:
+    """The figure."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    found = windows(lines)
+    thousand = [window["frames"] / 1e3 for window in found]
+    left.errorbar(thousand, [w["mean"] for w in found], [w["half"] for w in found],
+                  fmt="o-", ms=4, capsize=2, label="A2C, 100 games or more a point")  # fmt: skip
+    mean, half = by_chance
+    left.axhspan(mean - half, mean + half, color="C7", alpha=0.5, label="random policy")
+    left.set(xlabel="thousand frames", ylabel=f"score of a game of {game.title()}", ylim=(0, None))
+    left.legend(loc="upper left", frameon=False)
+
+    known = [line for line in lines if math.isfinite(line["noise_scale"]["interval"][1])]
+    at = [line["frames"] / 1e3 for line in known]
+    low, high = np.array([line["noise_scale"]["interval"] for line in known]).T
+    right.fill_between(at, low, high, alpha=0.25, color="C0", lw=0)
+    right.plot(at, [line["noise_scale"]["value"] for line in known], color="C0",
+               label="running, while training")  # fmt: skip
+    points = {int(k) / 1e3: v for k, v in frozen.items() if math.isfinite(v["interval"][1])}
+    values = np.array([v["value"] for v in points.values()])
+    ends = np.array([v["interval"] for v in points.values()]).reshape(-1, 2)
+    right.errorbar(list(points), values, np.abs(ends.T - values), fmt="s", color="C1", ms=5,
+                   capsize=3, label="frozen weights")  # fmt: skip
+    for name, color in (("start", "C2"), ("average", "C3")):
+        right.axhspan(*PAPER[name], color=color, alpha=0.08, lw=0, label=f"paper, {name}")
+    right.set(xlabel="thousand frames", ylabel="noise scale, frames", yscale="log", ylim=(10, 1e4))
+    right.legend(loc="lower right", frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.set_xlim(0, None)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("learn",))
+    parser.add_argument("part", choices=("learn", "start", "later", "show"))
     parser.add_argument("--game", default="breakout", choices=atari.GAMES)
     parser.add_argument("--minutes", type=float, default=45.0, help="CPU minutes of `learn`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("atari_results"))
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.part == "learn":
         learn(args.folder, args.game, args.minutes, args.seed)
+    elif args.part == "start":
+        for game in atari.GAMES:
+            start(args.folder, game, args.seed)
+    elif args.part == "later":
+        later(args.folder, args.game, args.seed)
+    else:
+        show(args.folder, args.game, args.plot)
 
 
 if __name__ == "__main__":

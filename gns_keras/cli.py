@@ -210,7 +210,7 @@ def _run_advise(args: argparse.Namespace) -> None:
         verbose=0 if args.quiet else 1,
     )
     print(advice)
-    if is_task and (note := get_task(args.target).batch_note):
+    if is_task and (note := get_task(args.target).in_units(advice.batch_size)):
         print(note)
     if args.json:
         args.json.write_text(advice.to_json() + "\n", encoding="utf-8")

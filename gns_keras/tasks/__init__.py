@@ -108,14 +108,17 @@ class Task:
         """The small batch size along the first axis: what `model.fit` calls `batch_size`."""
         return self.batch_size // self.units_per_example
 
-    @property
-    def batch_note(self) -> str:
-        """One sentence on what an example is, where batches are not made of units; else empty."""
+    def in_units(self, batch_size: int) -> str:
+        """One sentence on a batch size, where examples are not units; else empty.
+
+        Args:
+            batch_size: In examples.
+        """
         if self.units_per_example == 1:
             return ""
         return (
             f"An example of this task is {self.units_per_example} {self.unit}: batch size "
-            f"{self.examples_per_batch} is {self.batch_size:,} {self.unit}."
+            f"{batch_size:,} is {batch_size * self.units_per_example:,} {self.unit}."
         )
 
     def training_data(self, model: Any) -> Any:

@@ -229,12 +229,14 @@ def test_a_frozen_measurement_draws_from_the_frozen_policy():
 def test_the_first_steps_of_a_game(game):
     task = get_task(f"atari_{game}")
     assert (task.unit, task.units_per_example, task.examples_per_batch) == ("frames", 5, 16)
-    assert "5 frames" in task.batch_note
+    assert task.in_units(1_000) == (
+        "An example of this task is 5 frames: batch size 1,000 is 5,000 frames."
+    )
     model = task.build_model()
     before = model.get_weights()
     source = rollouts(model, game)
     history = model.fit(
-        source.batches(2, seed=0), steps_per_epoch=50, shuffle=False, verbose=0
+        source.batches(1, seed=0), steps_per_epoch=50, shuffle=False, verbose=0
     ).history
     assert all(np.isfinite(history[name][0]) for name in ("loss", "policy_loss", "value_loss"))
     assert all(np.isfinite(w).all() for w in model.get_weights())

@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from figure_15 import over_seeds
 from scipy import stats
 
 from gns_keras.tasks.datasets import load_arrays
@@ -32,7 +33,8 @@ STARTS = (16, 256, 1_024)  # First updates of the windows.
 WINDOW = 192
 SEGMENT = 64  # Updates of a part of the window that a spectrum is taken of.
 DECAY = 0.5
-LAGS = (*range(1, 13), 16, 24, 32, 48, 64)
+LAGS = tuple(range(1, 65))
+STATED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 
 
 def load_images(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -152,14 +154,20 @@ def report(runs: list[dict[str, list]]) -> None:
         print(f"\nupdates {start} to {start + WINDOW}, loss {loss:.3f}")
         for key in ("correlations", "batches"):
             found = np.array([run[key][index] for run in runs])
-            cells = ["{}: {:.3f} ({:.3f} to {:.3f})".format(lag, *mean_interval(found[:, at]))
-                     for at, lag in enumerate(LAGS)]  # fmt: skip
+            cells = ["{}: {:.2f} ({:.2f} to {:.2f})".format(lag, *mean_interval(found[:, at]))
+                     for at, lag in enumerate(LAGS) if lag in STATED]  # fmt: skip
             print(f"  {key} by lag  " + "; ".join(cells))
         power = np.array([run["spectrum"][index] for run in runs])
-        peak = int(np.argmax(power.mean(axis=0)))
-        height = "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(power[:, peak]))
-        print(f"  strongest frequency {frequencies[peak]:.3f} per update, a period of "
-              f"{1 / frequencies[peak]:.1f}: {height}", flush=True)  # fmt: skip
+        peaks = 1 / frequencies[np.argmax(power, axis=1)]
+        print(
+            "  strongest in the spectrum: a period of {:.1f} ({:.1f} to {:.1f}) updates, ".format(
+                *over_seeds(peaks)
+            )
+            + "with {:.1f} ({:.1f} to {:.1f}) times the mean power".format(
+                *over_seeds(power.max(axis=1))
+            ),
+            flush=True,
+        )
 
 
 def draw(runs: list[dict[str, list]], path: Path) -> None:
@@ -168,19 +176,18 @@ def draw(runs: list[dict[str, list]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     frequencies = np.fft.rfftfreq(SEGMENT)[1:]
+    panels = [("correlations", LAGS, mean_interval), ("spectrum", frequencies, over_seeds)]
     for index, start in enumerate(STARTS):
         label = f"updates {start:,} to {start + WINDOW:,}"
-        for axis, where, key in zip(axes, (LAGS, frequencies), ("correlations", "spectrum"),
-                                    strict=True):  # fmt: skip
-            mean, low, high = np.array(
-                [mean_interval(part) for part in np.array([r[key][index] for r in runs]).T]
-            ).T
-            axis.plot(where, mean, ".-", color=f"C{index}", label=label)
+        for axis, (key, where, interval) in zip(axes, panels, strict=True):
+            found = np.array([run[key][index] for run in runs])
+            mean, low, high = np.array([interval(part) for part in found.T]).T
+            axis.plot(where, mean, ".-", ms=4, color=f"C{index}", label=label)
             axis.fill_between(where, low, high, color=f"C{index}", alpha=0.2, lw=0)
     axes[0].plot(LAGS, DECAY ** np.array(LAGS), "k:", label="noise alone")
     axes[0].axhline(0, color="0.7", lw=0.8)
-    axes[0].set(xscale="log", xlabel="lag, updates", ylabel="correlation of the moving average")
-    axes[0].set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
+    axes[0].set(xlabel="lag, updates", ylabel="correlation of the moving average")
+    axes[0].set_xticks(range(0, LAGS[-1] + 1, 8))
     axes[1].axhline(1, color="k", ls=":")
     axes[1].set(yscale="log", xlabel="frequency, per update", ylabel="power, mean 1")
     axes[0].legend(fontsize=8)
@@ -190,7 +197,7 @@ def draw(runs: list[dict[str, list]], path: Path) -> None:
 def main() -> None:
     """Runs the seeds that are missing, prints, and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--store", type=Path, default=Path("figure_18.json"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()

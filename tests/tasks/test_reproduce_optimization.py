@@ -201,7 +201,8 @@ def test_figure_18_goes_on_where_it_was(
     rng = np.random.default_rng(0)
     data = rng.normal(size=(32, 14, 14, 1)).astype(np.float32), rng.integers(0, 10, 32)
     for name, value in {"STARTS": (1, 3), "WINDOW": 24, "SEGMENT": 8, "BATCH_SIZE": 8,
-                        "LAGS": (1, 2, 4), "load_images": lambda: data}.items():  # fmt: skip
+                        "STATED": (1, 4), "LAGS": (1, 2, 4),
+                        "load_images": lambda: data}.items():  # fmt: skip
         monkeypatch.setattr(figure_18, name, value)
     store, plot = tmp_path / "runs.json", tmp_path / "plot.png"
     line = f"figure_18.py --seeds 2 --store {store} --plot {plot}"

@@ -1,6 +1,6 @@
 """Figure 15: a sixteenth of the temperature makes the noise scale rise by about 16, and it returns.
 
-    python examples/reproduce/figure_15.py --plot docs/figure_15.png
+    python examples/reproduce/figure_15.py --plot docs/reproduction/figure_15.png
 
 From one state of training, four runs go on: unchanged, with the learning rate divided by 16, with
 the batch multiplied by 16, and with both by 4. All see the same number of examples so; then the

@@ -11,7 +11,8 @@ The language model of figure_15.py, with an embedding and an LSTM of 32, is chan
 3,840 updates as there, and late, after 15,360: its learning rate is divided by 16, twice, or its
 batch multiplied by 16; early also its learning rate by 4 and by 64. A second setting has Adam's
 beta_2 at 0.99 in place of 0.999.
-Stop it at any moment and start it again: finished seeds are kept in figure_15_slow.json.
+Stop it at any moment and start it again: finished seeds are kept in figure_15_slow.json, and the
+states before a change beside it.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from figure_18 import mean_interval
 SIZE = 32
 GROUP, GROUPS = 32, 128  # A snapshot: sequences of a group, and groups, drawn with replacement.
 PARTS = ("embedding", "LSTM", "output")
-NEAR = (6, 7, 8, 10)  # Spans after a change that are measured, of 256 updates at a batch of 8.
+NEAR = (6, 8, 10)  # Spans after a change that are measured, of 256 updates at a batch of 8.
 FAR = (16, 18, 20)
 
 
@@ -48,27 +49,31 @@ class Branch:
 
 
 COLD, COLD_AGAIN, BATCH = "rate / 16", "rate / 16, again", "batch x 16"
+QUARTER, LONGEST = "rate / 4", "rate / 64"
 UNCHANGED = "unchanged"
 USUAL = {COLD: Branch(16, 1), COLD_AGAIN: Branch(16, 1), BATCH: Branch(1, 16)}
-EARLY = {
-    **USUAL,
-    COLD: Branch(16, 1, (*NEAR, *FAR)),
-    "rate / 4": Branch(4, 1),
-    "rate / 64": Branch(64, 1, FAR),
-}
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is changed when: spans before a change, and the branches that start there."""
+    """What is changed when: spans of training before the change, and branches from there."""
 
     beta_2: float
-    changes: dict[int, dict[str, Branch]]
+    change: int
+    branches: dict[str, Branch]
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Where the unchanged run is measured: wherever a branch is."""
+        return tuple(sorted({at for branch in self.branches.values() for at in branch.spans}))
 
 
+STUDIES_DRAWN = ("early", "early, longer", "late")
 STUDIES = {
-    "Adam": Study(0.999, {15: EARLY, 60: USUAL}),
-    "Adam, beta_2 0.99": Study(0.99, {15: {COLD: Branch(16, 1), BATCH: Branch(1, 16)}}),
+    "early": Study(0.999, 15, {**USUAL, QUARTER: Branch(4, 1)}),
+    "early, longer": Study(0.999, 15, {COLD: Branch(16, 1, FAR), LONGEST: Branch(64, 1, FAR)}),
+    "late": Study(0.999, 60, USUAL),
+    "early, beta_2 0.99": Study(0.99, 15, {COLD: Branch(16, 1), BATCH: Branch(1, 16)}),
 }
 
 
@@ -128,23 +133,23 @@ class Probing(figure_15.Training):
         return [part / count for part in total], squares / count, losses / count
 
 
-def run_seed(study: Study, seed: int) -> dict[str, dict[str, Any]]:
-    """All changes of a seed: rows of snapshots, and the inner products of their gradients."""
+def run_seed(study: Study, seed: int, states: Path) -> dict[str, Any]:
+    """Snapshots of all branches of a seed, and the inner products of their gradients."""
     training, rng = Probing(setting(study.beta_2), seed), np.random.default_rng([seed, 2])
-    found, at = {}, 0
-    for change, branches in study.changes.items():
-        for _ in range(at, change):
+    before = states.with_name(f"{states.stem}_{study.beta_2}_{study.change}_{seed}.npz")
+    if before.exists():
+        kept = np.load(before)
+        state = [kept[name] for name in kept.files]
+    else:
+        for _ in range(study.change):
             training.train()
-        state, snapshots = training.state(), []
-        for name, branch in branches.items():
-            training.restore(state)
-            snapshots += continued(training, name, branch, rng)
+        state = training.state()
+        np.savez(before, *state)
+    snapshots = []
+    for name, branch in {**study.branches, UNCHANGED: Branch(1, 1, study.spans)}.items():
         training.restore(state)
-        spans = tuple(sorted({span for branch in branches.values() for span in branch.spans}))
-        snapshots += continued(training, UNCHANGED, Branch(1, 1, spans), rng)
-        at = change + spans[-1]
-        found[str(change)] = products(snapshots)
-    return found
+        snapshots += continued(training, name, branch, rng)
+    return products(snapshots)
 
 
 def continued(
@@ -201,12 +206,15 @@ class Change:
         block = self.products[np.ix_(self.of(one, spans), self.of(other, spans))]
         return float(block.mean() / self.signal[self.of(UNCHANGED, spans)].mean())
 
+    def left(self) -> float:
+        """|G|^2 at a 16th of the learning rate, over that of the unchanged run."""
+        cold = self.signal[self.of((COLD, COLD_AGAIN), NEAR)].mean()
+        return float(cold / self.signal[self.of(UNCHANGED, NEAR)].mean())
+
     def fluctuation_ratio(self) -> float:
         """How many times smaller the fluctuating part of |G|^2 is at a 16th of the temperature."""
-        unchanged = self.signal[self.of(UNCHANGED, NEAR)].mean()
-        cold = self.signal[self.of((COLD, COLD_AGAIN), NEAR)].mean() / unchanged
-        return float(
-            (1 - self.share(UNCHANGED, COLD, NEAR)) / (cold - self.share(COLD, COLD_AGAIN, NEAR))
+        return (1 - self.share(UNCHANGED, COLD, NEAR)) / (
+            self.left() - self.share(COLD, COLD_AGAIN, NEAR)
         )
 
 
@@ -225,23 +233,20 @@ def percent(values: list[float]) -> str:
     return "{:.1%} ({:.1%} to {:.1%})".format(*mean_interval(np.array(values)))
 
 
-def report(label: str, runs: list[dict[str, Any]]) -> None:
+def report(label: str, found: list[dict[str, Any]]) -> None:
     """Prints ratios and shares with 95 % intervals over the seeds."""
-    for change, branches in STUDIES[label].changes.items():
-        seeds = [Change(run[str(change)]) for run in runs]
-        updates = change * figure_15_updates()
-        print(f"\n{label}, changed after {updates:,} updates, {len(runs)} seeds")
-        loss = [float(one.loss[one.of(UNCHANGED, NEAR)].mean()) for one in seeds]
-        print("  loss of the unchanged run {:.3f} ({:.3f} to {:.3f})".format(*over_seeds(loss)))
-        for name, branch in branches.items():
-            for spans in (NEAR, FAR):
-                if set(spans) <= set(branch.spans):
-                    ratios = [one.ratio(name, spans) for one in seeds]
-                    print(f"  {name}, spans {spans[0]} to {spans[-1]}: x {geometric(ratios)}")
-                    shares = [one.share(UNCHANGED, name, spans) for one in seeds]
-                    print(f"    in common with the unchanged run {percent(shares)}")
-        if COLD_AGAIN in branches:
-            report_parts([run[str(change)] for run in runs])
+    study, seeds = STUDIES[label], [Change(one) for one in found]
+    updates = study.change * figure_15_updates()
+    print(f"\n{label}: changed after {updates:,} updates, {len(found)} seeds")
+    loss = [float(one.loss[one.of(UNCHANGED, study.spans)].mean()) for one in seeds]
+    print("  loss of the unchanged run {:.3f} ({:.3f} to {:.3f})".format(*over_seeds(loss)))
+    for name, branch in study.branches.items():
+        ratios = [one.ratio(name, branch.spans) for one in seeds]
+        shares = [one.share(UNCHANGED, name, branch.spans) for one in seeds]
+        print(f"  {name}, spans {branch.spans[0]} to {branch.spans[-1]}: x {geometric(ratios)}; in "
+              f"common with the unchanged run {percent(shares)}", flush=True)  # fmt: skip
+    if COLD_AGAIN in study.branches:
+        report_parts(found)
 
 
 def report_parts(found: list[dict[str, Any]]) -> None:
@@ -265,23 +270,28 @@ def figure_15_updates() -> int:
     return usual.every // usual.batch_size
 
 
-def draw(runs: list[dict[str, Any]], path: Path) -> None:
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Ratio against the divisor, and the parts of |G|^2."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    early, late = ([Change(run[key]) for run in runs] for key in ("15", "60"))
-    cases = [(4, "rate / 4", NEAR), (16, COLD, NEAR), (64, "rate / 64", FAR)]
+    early, longer, late = ([Change(one) for one in found[label]] for label in STUDIES_DRAWN)
+    share = float(np.mean([one.share(COLD, COLD_AGAIN, NEAR) for one in early]))
     divisors = np.geomspace(1, 100, 100)
     left.plot(divisors, divisors, "k:", label="in proportion")
-    share = float(np.mean([one.share(COLD, COLD_AGAIN, NEAR) for one in early]))
-    left.plot(divisors, [expected_ratio(share, d) for d in divisors], color="C0",
+    left.plot(divisors, [expected_ratio(share, divisor) for divisor in divisors], color="C0",
               label=f"where {share:.1%} of |G|² stay")  # fmt: skip
-    for seeds, color, label in ((early, "C0", "changed early"), (late, "C1", "changed late")):
-        for divisor, name, spans in cases if seeds is early else cases[1:2]:
-            mean, low, high = over_seeds([one.ratio(name, spans) for one in seeds])
-            left.errorbar(divisor, mean, [[mean - low], [high - mean]], fmt="o", color=color,
-                          capsize=3, label=label if divisor == 16 else None)  # fmt: skip
+    points = [
+        (4, early, QUARTER, "C0", None),
+        (16, early, COLD, "C0", "changed early"),
+        (64, longer, LONGEST, "C0", None),
+        (16, late, COLD, "C1", "changed late"),
+    ]
+    for divisor, seeds, name, color, label in points:
+        spans = FAR if name == LONGEST else NEAR
+        mean, low, high = over_seeds([one.ratio(name, spans) for one in seeds])
+        left.errorbar(divisor, mean, [[mean - low], [high - mean]], fmt="o", color=color,
+                      capsize=3, label=label)  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="learning rate divided by",
              ylabel="noise scale over that of the unchanged run")  # fmt: skip
     left.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
@@ -290,11 +300,9 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     left.legend()
     for index, seeds in enumerate((early, late)):
         common = np.mean([one.share(COLD, COLD_AGAIN, NEAR) for one in seeds])
-        whole = np.mean([one.signal[one.of((COLD, COLD_AGAIN), NEAR)].mean()
-                         / one.signal[one.of(UNCHANGED, NEAR)].mean()
-                         for one in seeds])  # fmt: skip
+        rest = np.mean([one.left() for one in seeds]) - common
         right.bar(index, common, color="C3", label=None if index else "in common")
-        right.bar(index, whole - common, bottom=common, color="0.7",
+        right.bar(index, rest, bottom=common, color="0.7",
                   label=None if index else "fluctuating")  # fmt: skip
     right.axhline(1 / 16, color="k", ls=":", label="a sixteenth")
     right.set_xticks([0, 1], ["changed early", "changed late"])
@@ -307,21 +315,23 @@ def main() -> None:
     """Runs the seeds that are missing, prints, and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", nargs="*", default=list(STUDIES), choices=list(STUDIES))
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", type=Path, default=Path("figure_15_slow.json"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     runs = json.loads(args.store.read_text()) if args.store.exists() else {}
+    found = {}
     for label in args.studies:
         for seed in range(args.seeds):
             name = f"{label}/{seed}"
             if name not in runs:
-                runs[name] = run_seed(STUDIES[label], seed)
+                runs[name] = run_seed(STUDIES[label], seed, args.store)
                 args.store.write_text(json.dumps(runs))
                 print(f"{name}: done", flush=True)
-        report(label, [runs[f"{label}/{seed}"] for seed in range(args.seeds)])
+        found[label] = [runs[f"{label}/{seed}"] for seed in range(args.seeds)]
+        report(label, found[label])
     if args.plot:
-        draw([runs[f"Adam/{seed}"] for seed in range(args.seeds)], args.plot)
+        draw(found, args.plot)
 
 
 if __name__ == "__main__":

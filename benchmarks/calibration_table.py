@@ -9,6 +9,7 @@ from typing import Any
 from calibration_predictors import PREDICTORS, Predicted, predict, read_runs, truth
 from calibration_tasks import TASKS, Task
 
+from gns_keras.core.calibrated import MOMENTUM, SGD
 from gns_keras.core.calibration import (
     Calibration,
     CalibrationPoint,
@@ -28,7 +29,7 @@ LATE = (
     "cifar10_mlp_sgd", "cifar10_mlp_adam", "fashion_cnn_adam", "text_transformer_adamw",
     "text_lstm_adam",
 )  # fmt: skip
-COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73"}
+COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73", "rmsprop": "#cc79a7"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,9 @@ def gather(folder: Path) -> list[Row]:
     return rows
 
 
-def points_of(rows: Sequence[Row], name: str, role: str | None = None) -> list[CalibrationPoint]:
-    """Resolved points of one predictor; all of them or those of one role."""
-    found = [row.point(name) for row in rows if role in (None, row.task.role)]
+def points_of(rows: Sequence[Row], name: str, *roles: str) -> list[CalibrationPoint]:
+    """Resolved points of one predictor; all of them or those of some roles."""
+    found = [row.point(name) for row in rows if not roles or row.task.role in roles]
     return [point for point in found if point is not None]
 
 
@@ -164,6 +165,20 @@ def _late_score(rows: Sequence[Row]) -> str:
     )
 
 
+def _new_score(rows: Sequence[Row]) -> str:
+    """The tasks that came last, with the constants that the package has."""
+    points = points_of(rows, BASIS, "new")
+    if not points:
+        return ""
+    score = score_calibration(points, {"sgd": SGD, "momentum": MOMENTUM})
+    return (
+        f"`{BASIS}` with the factors of the package ({SGD.source.rpartition(', ')[2]}) on the "
+        f"{score.num_tasks} tasks that came when these were fixed ({score.num_points} goals): "
+        f"{score.share_within:.0%} within a factor of 2, worst {score.worst_ratio:.1f}, "
+        f"R² {score.r_squared:.2f} over {score.decades:.1f} decades."
+    )
+
+
 def summary(rows: Sequence[Row]) -> str:
     """How good each predictor is, with and without factors, on which tasks."""
     lines = [
@@ -185,7 +200,7 @@ def _scores(rows: Sequence[Row], name: str, points: list[CalibrationPoint]) -> s
     cells = [_score(plain)]
     try:
         fitted = fit_calibration(points_of(rows, name, "fit"))
-        held = [p for p in points_of(rows, name, "test") if p.optimizers in fitted]
+        held = [p for p in points_of(rows, name, "test", "new") if p.optimizers in fitted]
         factors = ", ".join(f"{kind} {c.factor:.2f}" for kind, c in fitted.items())
         score = score_calibration(held, fitted)
         cells += [factors, f"{score.num_points}: {_score(score)}, {score.decades:.1f}"]
@@ -258,6 +273,7 @@ def report(rows: Sequence[Row]) -> str:
             _coverage(rows),
             summary(rows),
             _late_score(rows),
+            _new_score(rows),
             _run_to_run(rows),
             budget(rows),
             "\n".join(_constants(rows, name) for name in (BASIS, "thin")),

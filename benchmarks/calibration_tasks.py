@@ -1,8 +1,9 @@
 """The small tasks that the noise scale is calibrated on, with their sweeps' settings.
 
-Half of them, marked "fit" below, give the factors; the others only test them. Images and texts are
-drawn with replacement: with epochs, training losses fall in steps at their boundaries and goals
-cluster there. Images come by row number through a lookup, so that a stream of them stays small.
+Those marked "fit" below give the factors, those marked "test" do not, and those marked "new" came
+when predictor and factors were fixed. Images and texts are drawn with replacement: with epochs,
+training losses fall in steps at their boundaries and goals cluster there. Images come by row number
+through a lookup, so that a stream of them stays small.
 """
 
 import functools
@@ -29,7 +30,7 @@ class Task:
 
     Attributes:
         name: Data, architecture and optimizer.
-        role: "fit" or "test".
+        role: "fit", "test", or "new".
         data: Name of the data set.
         body: From inputs to outputs.
         side: Images are averaged down to this many pixels a side; 0 for texts.
@@ -87,7 +88,7 @@ class Task:
     @property
     def grid(self) -> LearningRateGrid:
         """Learning rates of the sweep."""
-        alpha = 0.5 if self.optimizer in ("adam", "adamw") else 1.0
+        alpha = 0.5 if self.optimizer in ("adam", "adamw", "rmsprop") else 1.0
         return LearningRateGrid(
             base_learning_rate=self.learning_rate,
             base_batch_size=self.base_batch_size,
@@ -186,6 +187,7 @@ OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
     "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
     "adam": keras.optimizers.Adam,
     "adamw": lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.01),
+    "rmsprop": keras.optimizers.RMSprop,
 }
 
 
@@ -243,6 +245,18 @@ def autoencoder(inputs: Any) -> Any:
     return mlp(64, 16, 64, 196)(inputs) - keras.layers.Flatten()(inputs)
 
 
+def colour_autoencoder(inputs: Any) -> Any:
+    """768-64-16-64-768 for 16x16 colour pixels."""
+    return mlp(64, 16, 64, 768)(inputs) - keras.layers.Flatten()(inputs)
+
+
+def normalized(inputs: Any) -> Any:
+    """64-10 with batch normalization before the relu."""
+    hidden = keras.layers.Dense(64, use_bias=False)(keras.layers.Flatten()(inputs))
+    hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(hidden))
+    return keras.layers.Dense(10)(hidden)
+
+
 def vae(inputs: Any) -> Any:
     """196-64-8-64-196 with a normal distribution of 8 dimensions in the middle."""
     flat = keras.layers.Flatten()(inputs)
@@ -295,7 +309,7 @@ def _task(name: str, role: str, optimizer: str, rate: float, sizes: tuple, goals
     data, architecture = name.split("_")
     body, side = BODIES[architecture], 14
     if data == "cifar10":
-        side = 16
+        body, side = (colour_autoencoder if architecture == "ae" else body), 16
     elif name == "mnist_mlp":
         body, side = mlp(128, 10), 28
     plain = optimizer in ("sgd", "momentum")
@@ -315,6 +329,7 @@ BODIES = {
     "vae": vae,
     "lstm": lstm,
     "transformer": transformer,
+    "bn": normalized,
 }
 TASKS = {
     task.name: task
@@ -365,5 +380,30 @@ TASKS = {
             levels_off=20.0,
         ),
         _task("mnist_mlp", "test", "momentum", 0.01, WIDE, MNIST, max_examples=320_000),
+        # Added when predictor and factors were fixed.
+        _task("mnist_cnn", "new", "adam", 5e-3, LARGE, (0.6, 0.4, 0.3, 0.24)),
+        _task("cifar10_cnn", "new", "momentum", 0.007, WIDE, (2.0, 1.85, 1.72, 1.65)),
+        _task(
+            "cifar10_ae",
+            "new",
+            "adam",
+            5e-4,
+            TINY,
+            (0.032, 0.028, 0.0258, 0.0246),
+            half_life=512.0,
+            levels_off=50.0,
+        ),
+        _task(
+            "mnist_ae",
+            "new",
+            "sgd",
+            1.5,
+            TINY,
+            (0.04, 0.03, 0.024, 0.02),
+            half_life=512.0,
+            levels_off=20.0,
+        ),
+        _task("fashion_bn", "new", "momentum", 0.01, WIDE, (0.9, 0.75, 0.65, 0.56)),
+        _task("fashion_mlp", "new", "rmsprop", 2e-3, LARGE, FASHION),
     )
 }

@@ -24,6 +24,13 @@ from calibration_predictors import truth
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
+from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.learning_rate_check import (
+    check_learning_rate,
+    plan_check,
+    scaled_learning_rate,
+)
+from gns_keras.training.preserve import preserved
 
 EPOCHS = 20
 
@@ -116,16 +123,38 @@ def check(args: argparse.Namespace) -> None:
     """The verdicts on the best learning rate, and on an eighth and eight times of it."""
     store = Store(args.folder / "advise_check.json")
     for name in args.tasks:
-        verdicts = []
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not sweep.exists():
             continue
         result = SweepResult.from_json(sweep.read_text())
         rate = result.best(result.goals[-1])[0].learning_rate
-        for factor in (1 / 8, 1.0, 8.0):
-            call = functools.partial(asked, task, rate * factor, task.goals[-1], 0, "check")
-            verdicts.append(store.get(f"{name}/{factor:g}", call)["verdict"])
-        print(f"| {name} | {' | '.join(verdicts)} |", flush=True)
+        found = [
+            store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor))
+            for factor in (1 / 8, 1.0, 8.0)
+        ]
+        cells = " | ".join(f"{one['verdict']}, {one['best'] / rate:.2g}" for one in found)
+        share = max(one["examples"] for one in found) / (EPOCHS * task.num_examples)
+        print(f"| {name} | {cells} | {share:.1%} |", flush=True)
+
+
+def checked(task: Task, rate: float, seed: int = 0) -> dict:
+    """What the check says of a learning rate, and the best one by its estimate."""
+    keras.utils.set_random_seed(seed)
+    model = task.build_model()
+    model.optimizer.learning_rate = rate
+    source = ExampleSource(task.examples(), task.base_batch_size)
+    model(next(iter(source.batches(task.base_batch_size, seed=seed)))[0])
+    plan = plan_check(task.base_batch_size, task.num_examples)
+    with preserved(model), scaled_learning_rate(model) as scale:
+        found = check_learning_rate(
+            model, source, plan, scale, seed=seed, advance=lambda examples: None
+        )
+    return {
+        "verdict": found.verdict,
+        "best": found.best_learning_rate,
+        "interval": found.best_learning_rate_interval,
+        "examples": found.examples_used,
+    }
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Is the learning rate right for the batch size? A decision from short paired runs.
 
-Runs of a few dozen steps start from the same weights and optimizer state and see the same examples
-in the same order; only the learning rate differs, by known factors. Each is judged by the training
-loss at the *mean* of its weights over its second half: the last weights of a run carry the noise of
-its learning rate, so that a low one would seem good merely because it calms down what is there.
-Adam and its relatives do best in short runs at several times the rate that is best for whole runs;
-`bias` is that ratio, as measured on four tasks, and is taken off.
-docs/decisions/0007-learning-rate-check.md has the experiments behind this.
+Runs of some dozen steps start from the same weights and optimizer state and see the same examples
+in the same order; only the learning rate differs, by powers of 4. Each is judged by the training
+loss over its last quarter. Runs are added until the best lies between two others; the vertex of the
+parabola through the three, log loss against log rate, is the best rate of a *short* run. That of a
+whole run is another, by a factor that sweeps of small tasks gave for each kind of optimizer, with a
+spread (`core.short_run_bias`). docs/decisions/0007-learning-rate-check.md has the experiments.
 """
 
 import math
@@ -17,13 +16,16 @@ import numpy as np
 
 from gns_keras.core.groups import FloatArray
 from gns_keras.core.intervals import student_quantile
+from gns_keras.core.short_run_bias import ShortRunBias
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-STEP = 2.0  # Ratio of neighbouring factors.
-BEYOND = 4.0  # Better at 4 times the rate: the best one is more than twice as high.
-BIAS_OF_ADAM = 4.0
-DOUBT = 1 / 16  # A check that finds no difference looks down to here.
-FURTHEST = 2.0**10  # A search goes no further than this from the present rate, either way.
+SPACING = 4.0  # Ratio of neighbouring factors.
+FACTORS = (1 / SPACING, 1.0, SPACING)
+FURTHEST = SPACING**5  # No further than this from the present rate, either way.
+CLOSE = 2.0  # A rate within this factor of the best is right.
+OF_BEND = 0.99  # Two-sided confidence that the loss depends on the rate at all.
+VAGUE = 4.0  # An interval that reaches further than this from its middle says nothing.
+# Where a neighbour diverged there is no parabola: the best is anywhere within an octave either way.
+_OCTAVE_EITHER_WAY = 1 / math.sqrt(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,11 @@ class LearningRateCheck:
         batch_size: Global batch size of the runs, in examples.
         steps: Length of a run.
         factors: Learning rates of the runs over the present one, increasing.
-        losses: Training loss that each factor came to, one per seed; `inf` where it diverged.
-            Losses of one seed are paired.
-        start_loss: The same loss before the runs.
-        bias: How many times the best rate of a whole run the best one of a short run is.
-        confidence: Confidence of the comparisons.
-        searched: The runs go on until the best factor lies inside of those tried, and the noise
-            scale is measured at that one.
+        losses: Training losses that each factor came to, on batches that are the same for all;
+            `inf` or NaN where it diverged.
+        bias: How far the best rate of a short run is above that of a whole one.
+        confidence: Confidence of the interval.
+        searched: The noise scale is measured at the best rate, if that is another.
         examples_used: Examples that the runs took.
         reason: Why there are no runs; empty if there are.
     """
@@ -51,8 +51,7 @@ class LearningRateCheck:
     steps: int = 0
     factors: tuple[float, ...] = ()
     losses: tuple[tuple[float, ...], ...] = ()
-    start_loss: float = math.nan
-    bias: float = 1.0
+    bias: ShortRunBias = ShortRunBias()  # noqa: RUF009  frozen
     confidence: float = 0.95
     searched: bool = False
     examples_used: int = 0
@@ -60,30 +59,25 @@ class LearningRateCheck:
 
     @property
     def verdict(self) -> str:
-        """Whether the best learning rate is within a factor of 2 of the present one.
+        """Whether the learning rate is within a factor of 2 of the best.
 
-        Compared with the run at `bias` times the present rate, the middle one: "good": it comes to
-        a significantly lower loss than those at a quarter and at four times its rate. "too_low":
-        than which four times the rate or more is better; on a curve that rises alike to both sides,
-        the best rate is then more than twice as high. "too_high": than which a quarter or less is
-        better; or the run at the present rate diverged. "unresolved": none of these.
+        "too_low", "too_high": by the best estimate it is not, and the estimate is significantly on
+        that side; also if the run at the present rate diverged. "good": by the best estimate it is,
+        which is known to a factor of 4. "unresolved": none of these.
         """
-        middle = self.bias
-        if not {middle / BEYOND, middle, middle * BEYOND} <= set(self.factors):
-            return "unresolved"
-        low = [factor for factor in self.factors if factor <= middle / BEYOND]
-        high = [factor for factor in self.factors if factor >= middle * BEYOND]
-        present_diverged = 1.0 in self.factors and self._diverged(1.0)
-        if present_diverged or any(self._better(factor, middle) for factor in low):
+        if 1.0 in self.factors and self._diverged(1.0):
             return "too_high"
-        if any(self._better(factor, middle) for factor in high):
-            return "too_low"
-        inside = self._better(middle, low[-1]) and self._better(middle, high[0])
-        return "good" if inside else "unresolved"
+        offset, reach = self._offset, self._reach
+        if not math.isfinite(offset) or math.isnan(reach):
+            return "unresolved"
+        if abs(offset) > math.log2(CLOSE) and abs(offset) > reach:
+            return "too_low" if offset > 0 else "too_high"
+        good = abs(offset) <= math.log2(CLOSE) and reach <= math.log2(VAGUE)
+        return "good" if good and not self.at_edge else "unresolved"
 
     @property
     def best_run(self) -> float:
-        """The factor of the run with the lowest loss, the mean over the seeds; NaN if all diverged.
+        """The factor of the run with the lowest loss; NaN if all diverged.
 
         Logarithms are averaged where no loss is below 0.
         """
@@ -94,38 +88,26 @@ class LearningRateCheck:
 
     @property
     def best_factor(self) -> float:
-        """The best factor for a whole run, `best_run` without its bias; NaN if all diverged.
+        """The best factor for a whole run; NaN if all diverged, or nothing can be said.
 
-        Where the run is the lowest or the highest that was tried, the best may lie beyond.
+        Where the best run is the lowest or the highest that was tried, it may lie beyond.
         """
-        return self.best_run / self.bias
+        return float(2.0**self._offset)
 
     @property
     def at_edge(self) -> str:
         """Where the best factor may lie beyond those tried: "low", "high", or "" if it does not."""
-        if math.isnan(self.best_run) or self.best_run == self.factors[0]:
+        if not self.factors or math.isnan(self.best_run) or self.best_run == self.factors[0]:
             return "low"
         return "high" if self.best_run == self.factors[-1] else ""
-
-    @property
-    def chosen_factor(self) -> float:
-        """The factor that a search settles on: the best if significantly better than 1, else 1.
-
-        NaN if all diverged.
-        """
-        best = self.best_run
-        change = math.isnan(best) or self._better(best, self.bias) or self._diverged(self.bias)
-        return self.best_factor if change else 1.0
 
     @property
     def factor_to_use(self) -> float:
         """The factor to measure the noise scale with: 1 for the present rate; NaN if none trains.
 
-        Where the rate is too high and there was no search, it is the one to set instead.
+        Where the rate is wrong and there was no search, it is the one to set instead.
         """
-        if not self.factors:
-            return 1.0
-        return self.chosen_factor if self.searched or self.forbids_measuring else 1.0
+        return self.best_factor if self.is_wrong else 1.0
 
     @property
     def is_wrong(self) -> bool:
@@ -136,7 +118,7 @@ class LearningRateCheck:
     def forbids_measuring(self) -> bool:
         """Whether a noise scale would mean little: the rate is too high, and none was found.
 
-        Short runs favour high rates, and call one tuned rate in three too low: that is only said.
+        With too low a rate it is measured all the same, and said.
         """
         if self.searched:
             return self.is_wrong and math.isnan(self.best_factor)
@@ -144,19 +126,19 @@ class LearningRateCheck:
 
     @property
     def best_factor_interval(self) -> tuple[float, float]:
-        """Factors that may be best: those not significantly worse, and half a step beyond.
+        """Factors that may be best, at `confidence`, two-sided.
 
         The lower end is 0, the upper one infinite, where the runs do not go far enough to say.
         """
         if not self.factors:
             return 0.0, math.inf
-        best = self.best_run
-        if math.isnan(best):
-            return 0.0, self.factors[0] / self.bias
-        open_ = [factor for factor in self.factors if not self._better(best, factor)]
-        low = 0.0 if open_[0] == self.factors[0] else open_[0] / math.sqrt(STEP)
-        high = math.inf if open_[-1] == self.factors[-1] else open_[-1] * math.sqrt(STEP)
-        return low / self.bias, high / self.bias
+        if math.isnan(self.best_run):
+            return 0.0, self.factors[0]
+        reach = student_quantile(self.confidence, self.bias.degrees_of_freedom) * self._deviation
+        if not math.isfinite(reach):
+            return 0.0, math.inf
+        low = 0.0 if self.at_edge == "low" else 2.0 ** (self._offset - reach)
+        return low, math.inf if self.at_edge == "high" else 2.0 ** (self._offset + reach)
 
     @property
     def best_learning_rate(self) -> float:
@@ -171,64 +153,101 @@ class LearningRateCheck:
 
     @property
     def next_factor(self) -> float | None:
-        """The factor to try next; None: that is enough.
-
-        A search goes on until the best one lies inside of those tried. A check goes on below where
-        nothing lets the present rate stand out: far too high a learning rate brings a network to a
-        state that neither a quarter nor four times of it changes.
-        """
+        """The factor to try next, until the best run lies inside of those tried; None: enough."""
         if not self.factors:
             return None
-        if not self.searched:
-            middle, least = self.bias, self.factors[0]
-            doubtful = self.verdict == "unresolved" and not self._better(middle, least)
-            return least / STEP if doubtful and least > DOUBT * middle else None
         if self.at_edge == "low":
-            return self.factors[0] / STEP if self.factors[0] > 1 / FURTHEST else None
+            return self.factors[0] / SPACING if self.factors[0] > 1 / FURTHEST else None
         if self.at_edge == "high":
-            return self.factors[-1] * STEP if self.factors[-1] < FURTHEST else None
+            return self.factors[-1] * SPACING if self.factors[-1] < FURTHEST else None
         return None
 
     def with_runs(self, factor: float, losses: Sequence[float]) -> "LearningRateCheck":
-        """Returns the check with the runs at one more factor."""
+        """Returns the check with the run at one more factor."""
         runs = dict(zip(self.factors, self.losses, strict=True))
         runs[factor] = tuple(losses)
         factors = tuple(sorted(runs))
         return replace(self, factors=factors, losses=tuple(runs[factor] for factor in factors))
 
     def loss_at(self, factor: float) -> float:
-        """Mean loss that a factor came to; infinite if a run diverged."""
+        """Mean loss that a factor came to; infinite if the run diverged."""
         return float(np.mean(self._losses(factor)))
+
+    @property
+    def _offset(self) -> float:
+        """Base-2 logarithm of the best factor of a whole run."""
+        return self._vertex() - self.bias.log2_bias
+
+    @property
+    def _reach(self) -> float:
+        """Half the width of the one-sided interval, in octaves."""
+        # The quantile that a two-sided interval of `2 c - 1` uses.
+        quantile = student_quantile(2 * self.confidence - 1, self.bias.degrees_of_freedom)
+        return quantile * self._deviation
+
+    @property
+    def _deviation(self) -> float:
+        """Standard deviation of the best factor in octaves: tasks, losses and, if so, the grid."""
+        best = self.best_run
+        if math.isnan(best):
+            return math.nan
+        count = len(self.losses[self.factors.index(best)])
+        if count < 2:
+            return math.nan
+        if not self._is_bent():
+            return math.inf
+        left_out = [self._vertex(leave_out=index) for index in range(count)]
+        error = float(np.std(left_out)) * math.sqrt(count - 1)  # The jackknife.
+        grid = 0.0 if self._neighbours_are_finite() else _OCTAVE_EITHER_WAY
+        return math.hypot(self.bias.log2_spread, error, grid)
+
+    def _is_bent(self) -> bool:
+        """Whether the loss is significantly lower in the middle than at both sides together.
+
+        Stricter than `confidence`, as the middle is chosen for being the lowest.
+        """
+        if not self._neighbours_are_finite():
+            return True  # It is: one of them diverged, or the lowest run is at the edge.
+        best = self.best_run
+        sides = self._losses(best / SPACING) + self._losses(best * SPACING)
+        bends = sides - 2 * self._losses(best)
+        error = float(np.std(bends, ddof=1)) / math.sqrt(len(bends))
+        return float(bends.mean()) > student_quantile(OF_BEND, len(bends) - 1) * error
+
+    def _vertex(self, leave_out: int | None = None) -> float:
+        """Base-2 logarithm of the factor at which short runs come to the lowest loss."""
+        best = self.best_run if self.factors else math.nan
+        if math.isnan(best):
+            return math.nan
+        if self.at_edge or not self._neighbours_are_finite():
+            return math.log2(best)
+        low, middle, high = (
+            self._mean(factor, leave_out) for factor in (best / SPACING, best, best * SPACING)
+        )
+        bend = low - 2 * middle + high
+        if bend == 0:
+            return math.nan
+        return math.log2(best) + math.log2(SPACING) * (low - high) / (2 * bend)
+
+    def _neighbours_are_finite(self) -> bool:
+        """Whether both neighbours of the best run were tried and did not diverge."""
+        best = self.best_run
+        pair = (best / SPACING, best * SPACING)
+        return all(one in self.factors and not self._diverged(one) for one in pair)
 
     def _losses(self, factor: float) -> FloatArray:
         losses = np.asarray(self.losses[self.factors.index(factor)], dtype=np.float64)
         return np.where(np.isfinite(losses), losses, np.inf)
 
-    def _scaled(self, factor: float) -> FloatArray:
-        """Losses on a scale where they can be averaged: logarithms, unless some are not above 0.
+    def _mean(self, factor: float, leave_out: int | None = None) -> float:
+        """Mean over the batches, as a logarithm unless some mean is not above 0.
 
         Close to divergence losses differ by orders of magnitude.
         """
         losses = self._losses(factor)
-        return np.log(losses) if np.min(self.losses) > 0 else losses
-
-    def _mean(self, factor: float) -> float:
-        return float(np.mean(self._scaled(factor)))
+        kept = losses if leave_out is None else np.delete(losses, leave_out)
+        positive = all(self.loss_at(other) > 0 for other in self.factors) and kept.mean() > 0
+        return float(np.log(kept.mean())) if positive else float(kept.mean())
 
     def _diverged(self, factor: float) -> bool:
         return not np.all(np.isfinite(self._losses(factor)))
-
-    def _better(self, one: float, other: float) -> bool:
-        """Whether a factor came to a significantly lower loss than another, seed by seed."""
-        if one == other or self._diverged(one):
-            return False
-        if self._diverged(other):
-            return True
-        lower = self._scaled(other) - self._scaled(one)
-        count = len(lower)
-        if count < 2:
-            return False
-        error = float(np.std(lower, ddof=1)) / math.sqrt(count)
-        # One-sided: the quantile that a two-sided interval of `2 c - 1` uses.
-        reach = student_quantile(2 * self.confidence - 1, count - 1) * error
-        return bool(np.mean(lower) > reach)

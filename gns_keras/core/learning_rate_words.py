@@ -20,8 +20,8 @@ def learning_rate_warning(check: LearningRateCheck) -> str:
         return ""
     if check.verdict == "unresolved":
         return (
-            f"The learning rate {format_number(check.learning_rate)} could not be checked: in runs "
-            f"of {check.steps} steps the loss does not depend on it clearly enough. If it is off "
+            f"Whether the learning rate {format_number(check.learning_rate)} is right is not clear "
+            f"from runs of {check.steps} steps: the best is {_best(check)}. If it is off "
             "by some factor, the noise scale is off by about the same factor, since it goes with "
             "1/(learning rate): too low a rate makes it too high."
         )
@@ -30,15 +30,23 @@ def learning_rate_warning(check: LearningRateCheck) -> str:
 
 def _search_result(check: LearningRateCheck) -> str:
     """What a search found, or nothing where it kept the learning rate."""
-    if check.chosen_factor == 1:
+    if not check.is_wrong:
         return ""
-    low, high = check.best_learning_rate_interval
     return (
         "Everything here is for the learning rate that the search found at batch size "
-        f"{check.batch_size:,}: {format_number(check.best_learning_rate)} "
-        f"({check.confidence:.0%}: {format_number(low)} to {format_number(high)}) instead of "
-        f"{format_number(check.learning_rate)}. The model still has its own."
+        f"{check.batch_size:,}: {_best(check)} instead of {format_number(check.learning_rate)}. "
+        "The model still has its own."
     )
+
+
+def _best(check: LearningRateCheck) -> str:
+    """The best learning rate with its interval."""
+    low, high = check.best_learning_rate_interval
+    ends = f"{format_number(low)} or more" if math.isinf(high) else (
+        f"{format_number(low)} to {format_number(high)}" if low > 0
+        else f"{format_number(high)} or less"
+    )  # fmt: skip
+    return f"{format_number(check.best_learning_rate)} ({check.confidence:.0%}: {ends})"
 
 
 def _finding(check: LearningRateCheck) -> str:
@@ -46,32 +54,26 @@ def _finding(check: LearningRateCheck) -> str:
     if math.isnan(check.best_factor):
         least = format_number(check.learning_rate * check.factors[0])
         return f"The learning rate {present} is too high: every run down to {least} diverged."
-    best = format_number(check.learning_rate * check.best_run)
-    lowest = format_number(check.loss_at(check.best_run))
     if math.isinf(check.loss_at(1.0)):
         return (
             f"The learning rate {present} is too high for batch size {size}: training diverged "
-            f"within {check.steps} steps. At {best} it came to a training loss of {lowest}."
+            f"within {check.steps} steps."
         )
-    bias = (
-        ""
-        if check.bias == 1
-        else f" Whole runs with this optimizer want about 1/{check.bias:g} of what short ones do."
-    )
+    run = format_number(check.learning_rate * check.best_run)
     return (
         f"The learning rate {present} is too {check.verdict.removeprefix('too_')} for batch size "
-        f"{size}: {check.steps} steps from here brought the training loss from "
-        f"{format_number(check.start_loss)} to {lowest} at {best}, and to "
-        f"{format_number(check.loss_at(1.0))} at {present}.{bias}"
+        f"{size}: in {check.steps} steps from here it came to a training loss of "
+        f"{format_number(check.loss_at(1.0))}, {run} to "
+        f"{format_number(check.loss_at(check.best_run))}. The best for a whole run is about "
+        f"{_best(check)}."
     )
 
 
 def _consequence(check: LearningRateCheck) -> str:
     if check.verdict == "too_low":
         return (
-            "Short runs favour high rates, so that this is a hint and no proof. If the rate is too "
-            "low, the noise scale, which goes with 1/(learning rate), comes out too high, and the "
-            "batch sizes here with it."
+            "The noise scale goes with 1/(learning rate) and comes out too high, the batch sizes "
+            "here with it."
         )
     return (
         "The noise scale goes with 1/(learning rate) and would come out too low, so no batch size "
@@ -88,9 +90,7 @@ def _remedy(check: LearningRateCheck) -> str:
         )
     best = format_number(check.best_learning_rate)
     beyond = {"high": " or more", "low": " or less", "": ""}[check.at_edge]
-    if check.verdict == "too_low":
-        return f'Compare a run at {best}{beyond}, or ask again with learning_rate="search".'
     return (
         f"Set it to {best}{beyond} and ask again, or let "
-        'learning_rate="search" find it; "keep" advises as it is.'
+        'learning_rate="search" measure with it; "keep" advises as it is.'
     )

@@ -1,10 +1,9 @@
 """Short paired training runs at several learning rates.
 
-All runs start from the state that the model has. Those of one seed see the same batches in the same
-order, and draw the same random numbers in dropout. A run trains for some steps, takes the mean of
-its weights over the second half of them, and goes on through fresh batches at learning rate 0: the
-loss that the train step reports there is the loss at those weights, as compiled, under whatever
-strategy, and nothing but the train function of `fit` is compiled for it.
+All runs start from the state that the model has, see the same batches in the same order, and draw
+the same random numbers in dropout. What counts is the loss that the train step reports for the last
+quarter of the batches: as compiled, under whatever strategy, and nothing but the train function of
+`fit` is compiled for it.
 """
 
 import contextlib
@@ -17,18 +16,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gns_keras.core.learning_rate import LearningRateRule
-from gns_keras.core.learning_rate_check import BIAS_OF_ADAM, FACTORS, LearningRateCheck
+from gns_keras.core.learning_rate_check import FACTORS, LearningRateCheck
+from gns_keras.core.short_run_bias import ShortRunBias, short_run_bias
 from gns_keras.training import keras_private
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.preserve import preserved
 
-STEPS, FEWEST_STEPS = 32, 24
-PROBE_STEPS = 8
-SEEDS = 4
-NUM_RUNS = SEEDS * len(FACTORS)
+RUN_EXAMPLES = 4096  # Of a run, but within these steps:
+FEWEST_USUAL_STEPS, MOST_STEPS = 128, 256
+FEWEST_STEPS = 64  # With a small budget.
+SHARE_THAT_COUNTS = 4  # The last quarter.
+USUAL_RUNS = 4  # Three to five.
 SHARE_OF_BUDGET = 3  # A third.
-SNAPSHOTS = 10  # Weights that the mean is taken of, at most about.
 SEED_OFFSET = 7919  # Other orders of the examples than those of the trial run.
 NO_LOSS = (
     "The learning rate was not checked: the train step of the model reports no `loss`. Return it "
@@ -51,7 +50,7 @@ class CheckPlan:
         batch_size: Global batch size, in examples.
         steps: Updates of a run; 0: there is no budget for a check.
         budget: Examples for everything that advise does; None: no limit. Half of it may be spent.
-        search: Go on until the best learning rate lies inside of those tried.
+        search: The best learning rate is what the noise scale is measured with.
     """
 
     batch_size: int
@@ -62,12 +61,12 @@ class CheckPlan:
     @property
     def run_examples(self) -> int:
         """Examples that one run takes."""
-        return (self.steps + PROBE_STEPS) * self.batch_size
+        return self.steps * self.batch_size
 
     @property
     def usual_examples(self) -> int:
-        """Examples that a check takes that needs no further learning rates."""
-        return NUM_RUNS * self.run_examples if self.steps else 0
+        """Examples that a check takes that needs no further learning rates than usual."""
+        return USUAL_RUNS * self.run_examples
 
 
 def plan_check(batch_size: int, budget: int | None, *, search: bool = False) -> CheckPlan:
@@ -76,12 +75,13 @@ def plan_check(batch_size: int, budget: int | None, *, search: bool = False) -> 
     Args:
         batch_size: Global batch size, in examples.
         budget: Examples for everything that advise does; None: no limit.
-        search: Go on until the best learning rate lies inside of those tried.
+        search: The best learning rate is what the noise scale is measured with.
     """
+    usual = min(max(RUN_EXAMPLES // batch_size, FEWEST_USUAL_STEPS), MOST_STEPS)
     if budget is None:
-        return CheckPlan(batch_size=batch_size, steps=STEPS, search=search)
-    affordable = budget // SHARE_OF_BUDGET // (NUM_RUNS * batch_size) - PROBE_STEPS
-    steps = min(STEPS, affordable) if affordable >= FEWEST_STEPS else 0
+        return CheckPlan(batch_size=batch_size, steps=usual, search=search)
+    affordable = budget // SHARE_OF_BUDGET // (USUAL_RUNS * batch_size)
+    steps = min(usual, affordable) if affordable >= FEWEST_STEPS else 0
     return CheckPlan(batch_size=batch_size, steps=steps, budget=budget, search=search)
 
 
@@ -122,7 +122,7 @@ def check_learning_rate(
     seed: int,
     advance: Advance,
 ) -> LearningRateCheck:
-    """Trains at a quarter to four times the learning rate, and further where that does not decide.
+    """Trains at a quarter, once and four times the learning rate, and on until the best is inside.
 
     It trains the model: call it inside `preserved`.
 
@@ -134,36 +134,36 @@ def check_learning_rate(
         seed: Seed of the order of the examples.
         advance: Called with every number of examples that are done.
     """
-    rate = float(tf.convert_to_tensor(model.optimizer.learning_rate))
     check = LearningRateCheck(
-        learning_rate=rate,
+        learning_rate=float(tf.convert_to_tensor(model.optimizer.learning_rate)),
         batch_size=plan.batch_size,
         steps=plan.steps,
-        bias=_bias(model.optimizer),
         searched=plan.search,
     )
     if not plan.steps:
-        needed = SHARE_OF_BUDGET * NUM_RUNS * (FEWEST_STEPS + PROBE_STEPS) * plan.batch_size
+        needed = SHARE_OF_BUDGET * USUAL_RUNS * FEWEST_STEPS * plan.batch_size
         return replace(check, reason=NO_BUDGET.format(plan=plan, needed=needed))
     runs = _Runs(model, source, plan, scale, seed, advance)
-    start = runs.losses(0.0)
-    if not start:
-        return replace(check, reason=NO_LOSS, examples_used=runs.examples_used)
-    check = replace(check, start_loss=float(np.mean(start)))
     for factor in FACTORS:
-        check = check.with_runs(factor * check.bias, runs.losses(factor * check.bias))
+        losses = runs.losses(factor)
+        if not losses:
+            scale(1.0)
+            return replace(check, reason=NO_LOSS, examples_used=runs.examples_used)
+        check = check.with_runs(factor, losses)
     while (factor := check.next_factor) is not None and runs.affordable:
         check = check.with_runs(factor, runs.losses(factor))
     scale(1.0)
-    return replace(check, examples_used=runs.examples_used)
+    return replace(check, bias=_bias(model, plan.steps), examples_used=runs.examples_used)
 
 
-def _bias(optimizer: keras.optimizers.Optimizer) -> float:
-    """For optimizers that divide by the size of the gradient, that of Adam; else none."""
-    try:
-        return BIAS_OF_ADAM if LearningRateRule.for_optimizer(optimizer).alpha < 1 else 1.0
-    except ValueError:
-        return 1.0
+def _bias(model: keras.Model, steps: int) -> ShortRunBias:
+    optimizer = keras_private.apply_optimizer(model.optimizer)
+    return short_run_bias(
+        type(optimizer).__name__,
+        float(getattr(optimizer, "momentum", 0.0) or 0.0),
+        steps=steps,
+        is_trained=int(tf.convert_to_tensor(optimizer.iterations)) > 0,
+    )
 
 
 class _Runs:
@@ -180,76 +180,50 @@ class _Runs:
     ) -> None:
         self._model, self._source, self._plan = model, source, plan
         self._scale, self._advance = scale, advance
-        self._seeds = [seed + SEED_OFFSET * (index + 1) for index in range(SEEDS)]
+        self._seed = seed + SEED_OFFSET
         self.examples_used = 0
         model.make_train_function()  # Not within `preserved`, which would take it back every time.
 
     @property
     def affordable(self) -> bool:
         """Whether the budget allows for one more learning rate."""
-        more = self.examples_used + SEEDS * self._plan.run_examples
+        more = self.examples_used + self._plan.run_examples
         return self._plan.budget is None or more <= self._plan.budget // 2
 
     def losses(self, factor: float) -> tuple[float, ...]:
-        """Losses that the runs of a factor came to; without training for factor 0.
-
-        Empty where the train step reports none.
-        """
-        found = []
-        for seed in self._seeds:
-            with preserved(self._model):
-                found.append(self._loss(factor, seed))
-        losses = [loss for loss in found if loss is not None]
-        return tuple(loss if math.isfinite(loss) else math.inf for loss in losses)
-
-    def _loss(self, factor: float, seed: int) -> float | None:
-        steps = self._plan.steps if factor else 0
-        run = _Run(steps, self._scale)
-        self._scale(factor)
-        history = self._model.fit(
-            self._source.batches(self._plan.batch_size, seed=seed),
-            steps_per_epoch=steps + PROBE_STEPS,
-            shuffle=False,
-            verbose=0,
-            callbacks=[run],
-        )
-        examples = (steps + PROBE_STEPS) * self._plan.batch_size
-        self.examples_used += examples
-        self._advance(examples)
-        loss = history.history.get("loss")
-        return None if loss is None else float(loss[-1])
+        """Losses of the last batches of the run of a factor; none where the train step has none."""
+        run = _Losses()
+        with preserved(self._model):
+            self._scale(factor)
+            self._model.fit(
+                self._source.batches(self._plan.batch_size, seed=self._seed),
+                steps_per_epoch=self._plan.steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=[run],
+            )
+        self.examples_used += self._plan.run_examples
+        self._advance(self._plan.run_examples)
+        last = run.losses[-max(1, len(run.losses) // SHARE_THAT_COUNTS) :] if run.losses else []
+        return tuple(loss if math.isfinite(loss) else math.inf for loss in last)
 
 
-class _Run(keras.callbacks.Callback):
-    """Takes the mean of the weights, then looks at the loss there with learning rate 0."""
+class _Losses(keras.callbacks.Callback):
+    """Takes the losses of single batches out of the mean over the epoch that Keras reports.
 
-    def __init__(self, steps: int, scale: Scale) -> None:
+    Attributes:
+        losses: One for each batch; for several, where Keras runs several at a time.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._steps, self._scale = steps, scale
-        self._every = max(1, steps // 2 // SNAPSHOTS)
-        self._sums: list[np.ndarray] | None = None
-        self._count = 0
-        self._training = steps > 0
-        self._next = steps // 2
+        self.losses: list[float] = []
+        self._total, self._done = 0.0, 0
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Adds the weights up where it is due, and stops the training at its end."""
-        done = batch + 1
-        if self._training and done >= self._next:
-            self._add()
-            self._next = done + self._every
-        if self._training and done >= self._steps:
-            self._training = False
-            for variable, total in zip(self.model.trainable_variables, self._sums, strict=True):
-                variable.assign(total / self._count)
-            self._scale(0.0)
-            self.model.reset_metrics()
-
-    def _add(self) -> None:
-        values = [
-            tf.convert_to_tensor(variable.value).numpy().astype(np.float64)
-            for variable in self.model.trainable_variables
-        ]
-        before = self._sums or [np.zeros_like(value) for value in values]
-        self._sums = [total + value for total, value in zip(before, values, strict=True)]
-        self._count += 1
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the mean loss since the last call; ends a run that diverged."""
+        if logs and "loss" in logs:
+            total = float(np.asarray(logs["loss"])) * (batch + 1)
+            self.losses.append((total - self._total) / (batch + 1 - self._done))
+            self._total, self._done = total, batch + 1
+            self.model.stop_training = not math.isfinite(total)

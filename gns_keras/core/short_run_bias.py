@@ -1,0 +1,66 @@
+"""How far the best learning rate of a short run is above that of a whole one.
+
+Measured on small tasks whose best learning rate a sweep found: the vertex of the parabola that
+`core.learning_rate_check` draws, over the sweep's rate. The logarithm of the ratio has a mean for
+every kind of optimizer, which is taken off, and a spread between tasks, which the interval holds.
+A model that has been trained before carries the noise of its learning rate, and a short run gains
+by calming it: its best rates are lower. docs/decisions/0007-learning-rate-check.md has the table.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortRunBias:
+    """Bias and spread of the best rate of a short run, in octaves.
+
+    Attributes:
+        log2_bias: Mean of the base-2 logarithm of the best rate of a short run over that of a whole
+            one.
+        log2_spread: Standard deviation between tasks.
+        degrees_of_freedom: Of the spread.
+    """
+
+    log2_bias: float = 0.0
+    log2_spread: float = 0.0
+    degrees_of_freedom: float = math.inf
+
+
+_STEPS = 128
+# Of new models: bias in runs of so many steps, and its change when the steps double.
+_NEW = {"sgd": (0.0, -0.16), "momentum": (0.87, -0.4), "adaptive": (1.65, -0.31)}
+_SPREAD = (0.6, -0.13)
+_DEGREES_OF_FREEDOM = 11.0  # Fourteen tasks of three kinds.
+# Of models that have been trained for a thousand steps: alike for all kinds. How long and at what
+# rate a model was trained changes it, so the spread is put twice as wide as between those tasks.
+_TRAINED = (-2.45, 0.9)
+_UNKNOWN = (0.8, 1.0)  # Other optimizers: the middle of the three.
+_ADAPTIVE = ("Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RMSprop")
+
+
+def short_run_bias(
+    optimizer: str, momentum: float = 0.0, *, steps: int, is_trained: bool
+) -> ShortRunBias:
+    """The bias for one optimizer and length.
+
+    Args:
+        optimizer: Name of the Keras class.
+        momentum: Its momentum, where it has one.
+        steps: Updates of a run, 64 to 256.
+        is_trained: The model has been trained before, at about the present learning rate.
+
+    Returns:
+        The bias; for optimizers that nothing was measured with a middle one with a wide spread.
+    """
+    octaves = math.log2(steps / _STEPS)
+    kind = "adaptive" if optimizer in _ADAPTIVE else ""
+    if optimizer == "SGD":
+        kind = "momentum" if momentum > 0 else "sgd"
+    if is_trained:
+        bias, spread = _TRAINED
+    elif kind:
+        bias, spread = (at + change * octaves for at, change in (_NEW[kind], _SPREAD))
+    else:
+        bias, spread = _UNKNOWN
+    return ShortRunBias(log2_bias=bias, log2_spread=spread, degrees_of_freedom=_DEGREES_OF_FREEDOM)

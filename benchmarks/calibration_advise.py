@@ -96,8 +96,7 @@ def predict(args: argparse.Namespace) -> None:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not sweep.exists():
             continue
-        result = SweepResult.from_json(sweep.read_text())
-        rate = result.best(result.goals[-1])[0].learning_rate
+        result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
         for index in (1, len(task.goals) - 1):
             goal, fit = task.goals[index], truth(result, task.goals[index])
             for seed in range(args.seeds):
@@ -123,11 +122,7 @@ def check(args: argparse.Namespace) -> None:
     """The verdicts on the best learning rate, and on an eighth and eight times of it."""
     store = Store(args.folder / "advise_check.json")
     for name in args.tasks:
-        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
-        if not sweep.exists():
-            continue
-        result = SweepResult.from_json(sweep.read_text())
-        rate = result.best(result.goals[-1])[0].learning_rate
+        task, rate = TASKS[name], best_rate(TASKS[name], args.folder)
         found = [
             store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor))
             for factor in (1 / 8, 1.0, 8.0)
@@ -135,6 +130,15 @@ def check(args: argparse.Namespace) -> None:
         cells = " | ".join(f"{one['verdict']}, {one['best'] / rate:.2g}" for one in found)
         share = max(one["examples"] for one in found) / (EPOCHS * task.num_examples)
         print(f"| {name} | {cells} | {share:.1%} |", flush=True)
+
+
+def best_rate(task: Task, folder: Path) -> float:
+    """The sweep's best learning rate at the base batch size; without a sweep, its grid's centre."""
+    sweep = folder / f"{task.name}_sweep.json"
+    if not sweep.exists():
+        return task.learning_rate
+    result = SweepResult.from_json(sweep.read_text())
+    return result.best(result.goals[-1])[0].learning_rate
 
 
 def checked(task: Task, rate: float, seed: int = 0) -> dict:

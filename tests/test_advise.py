@@ -48,8 +48,7 @@ def test_it_gives_a_resolved_answer_on_digits(digits_advice: Advice) -> None:
     check = digits_advice.learning_rate_check
     trial = len(digits_advice.points) * (2 * 256 + 320)
     assert digits_advice.examples_used == trial + check.examples_used
-    # Five learning rates and the start, four seeds, 32 and 8 steps of 32 examples.
-    assert check.examples_used == 4 * (5 * 40 + 8) * 32
+    assert check.examples_used == len(check.factors) * 128 * 32
     assert check.verdict == "good"
 
 
@@ -247,13 +246,14 @@ def test_too_high_a_learning_rate_is_the_first_thing_to_change() -> None:
     assert random_states() == seeds
 
 
-def test_too_low_a_learning_rate_is_said_and_measured_all_the_same() -> None:
-    model, x, y = digits_dense(num_examples=1500, learning_rate=0.06)
+def test_too_low_a_learning_rate_is_the_first_thing_to_change_too() -> None:
+    model, x, y = digits_dense(num_examples=1500, learning_rate=0.04)
     advice = advise(model, (x, y), verbose=0)
     assert advice.learning_rate_check.verdict == "too_low"
     assert any("is too low" in warning for warning in advice.warnings)
-    assert len(advice.points) >= 40
-    assert advice.base_learning_rate == pytest.approx(0.06)
+    assert advice.points == ()
+    # The task digits, whose network is twice as wide, has its best rate at 0.5 to 1.
+    assert 0.2 < advice.learning_rate < 1.5
 
 
 def test_a_search_measures_at_the_learning_rate_it_finds() -> None:
@@ -275,8 +275,8 @@ def test_a_search_measures_at_the_learning_rate_it_finds() -> None:
 def test_a_check_that_the_budget_does_not_allow_is_said() -> None:
     model, x, y = digits_dense()
     advice = advise(model, (x, y), **QUICK)
-    # Three times 20 runs of 24 and 8 steps of 32 examples.
-    assert any("`budget` of 61,440 examples" in warning for warning in advice.warnings)
+    # Three times four runs of 64 steps of 32 examples.
+    assert any("`budget` of 24,576 examples" in warning for warning in advice.warnings)
     assert advise(model, (x, y), learning_rate="keep", **QUICK).learning_rate_check is None
 
 

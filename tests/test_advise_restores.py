@@ -20,13 +20,13 @@ from gns_keras.training.frozen import FrozenMeasurement
 from tests.helpers.models import digits_dense
 
 MOMENTS = [
-    (learning_rate_check._Run, "on_train_batch_end"),
+    (learning_rate_check._Losses, "on_train_batch_end"),
     (trial_run._Snapshots, "on_train_batch_end"),
     (step_timer._Clock, "on_train_batch_end"),
     (FrozenMeasurement, "add_batch"),
     (ExampleSource, "batches"),
 ]
-# With 4 examples a step the check needs 3 * 20 * 32 * 4 = 7,680 examples of a budget.
+# With 4 examples a step the check needs 3 * 4 * 64 * 4 = 3,072 examples of a budget.
 ASK = {"batch_size": 4, "budget": 9000, "verbose": 0}
 
 

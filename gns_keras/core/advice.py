@@ -53,7 +53,7 @@ class Advice(JsonRecord):
         calibration: What turned both into `critical_batch_size`; None: the noise scale as it is.
     """
 
-    SCHEMA_VERSION = 2
+    SCHEMA_VERSION = 3
 
     noise_scale: NoiseScale
     critical_batch_size: float

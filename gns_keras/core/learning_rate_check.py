@@ -22,6 +22,7 @@ SPACING = 4.0  # Ratio of neighbouring factors.
 FACTORS = (1 / SPACING, 1.0, SPACING)
 FURTHEST = SPACING**5  # No further than this from the present rate, either way.
 CLOSE = 2.0  # A rate within this factor of the best is right.
+SLIGHTLY_OFF = math.sqrt(2)  # A rate that is significantly further off is wrong.
 OF_BEND = 0.99  # Two-sided confidence that the loss depends on the rate at all.
 VAGUE = 4.0  # An interval that reaches further than this from its middle says nothing.
 # Where a neighbour diverged there is no parabola: the best is anywhere within an octave either way.
@@ -61,16 +62,16 @@ class LearningRateCheck:
     def verdict(self) -> str:
         """Whether the learning rate is within a factor of 2 of the best.
 
-        "too_low", "too_high": by the best estimate it is not, and the estimate is significantly on
-        that side; also if the run at the present rate diverged. "good": by the best estimate it is,
-        which is known to a factor of 4. "unresolved": none of these.
+        "too_low", "too_high": it is significantly more than a factor of 1.4 from the best, and by
+        the best estimate more than 2; also if the run at the present rate diverged. "good": by the
+        best estimate it is within, which is known to a factor of 4. "unresolved": none of these.
         """
         if 1.0 in self.factors and self._diverged(1.0):
             return "too_high"
         offset, reach = self._offset, self._reach
         if not math.isfinite(offset) or math.isnan(reach):
             return "unresolved"
-        if abs(offset) > math.log2(CLOSE) and abs(offset) > reach:
+        if abs(offset) > max(math.log2(CLOSE), math.log2(SLIGHTLY_OFF) + reach):
             return "too_low" if offset > 0 else "too_high"
         good = abs(offset) <= math.log2(CLOSE) and reach <= math.log2(VAGUE)
         return "good" if good and not self.at_edge else "unresolved"
@@ -116,13 +117,8 @@ class LearningRateCheck:
 
     @property
     def forbids_measuring(self) -> bool:
-        """Whether a noise scale would mean little: the rate is too high, and none was found.
-
-        With too low a rate it is measured all the same, and said.
-        """
-        if self.searched:
-            return self.is_wrong and math.isnan(self.best_factor)
-        return self.verdict == "too_high"
+        """Whether a noise scale would mean little: the rate is wrong, and no other was found."""
+        return self.is_wrong and not (self.searched and math.isfinite(self.best_factor))
 
     @property
     def best_factor_interval(self) -> tuple[float, float]:

@@ -70,14 +70,10 @@ def _finding(check: LearningRateCheck) -> str:
 
 
 def _consequence(check: LearningRateCheck) -> str:
-    if check.verdict == "too_low":
-        return (
-            "The noise scale goes with 1/(learning rate) and comes out too high, the batch sizes "
-            "here with it."
-        )
+    wrong = "low" if check.verdict == "too_high" else "high"
     return (
-        "The noise scale goes with 1/(learning rate) and would come out too low, so no batch size "
-        "is advised yet."
+        f"The noise scale goes with 1/(learning rate) and would come out too {wrong}, so no batch "
+        "size is advised yet."
     )
 
 

@@ -48,7 +48,7 @@ def short_run_bias(
         optimizer: Name of the Keras class.
         momentum: Its momentum, where it has one.
         steps: Updates of a run, 64 to 256.
-        is_trained: The model has been trained before, at about the present learning rate.
+        is_trained: The model has been trained before, for longer than a run.
 
     Returns:
         The bias; for optimizers that nothing was measured with a middle one with a wide spread.

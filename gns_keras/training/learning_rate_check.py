@@ -162,7 +162,7 @@ def _bias(model: keras.Model, steps: int) -> ShortRunBias:
         type(optimizer).__name__,
         float(getattr(optimizer, "momentum", 0.0) or 0.0),
         steps=steps,
-        is_trained=int(tf.convert_to_tensor(optimizer.iterations)) > 0,
+        is_trained=int(tf.convert_to_tensor(optimizer.iterations)) >= steps,
     )
 
 

@@ -69,10 +69,9 @@ def advise(
             examples. "time": the shortest run on these devices. "cost": 20 % more examples than
             the smallest number.
         max_batch_size: Largest global batch size that fits into memory. Default: not known.
-        learning_rate: "check": find out by short paired runs, at a quarter to four times the
-            learning rate, whether it is within a factor of 2 of the best; if it is not, the advice
-            is to change it, and the noise scale is not measured, which goes with its inverse.
-            "search": go on until the best lies inside of those tried, and measure with that; the
+        learning_rate: "check": find out by short paired runs whether it is within a factor of 2 of
+            the best; if it clearly is not, the advice is to change it, and the noise scale is not
+            measured, which goes with its inverse. "search": measure with the best instead; the
             model keeps its own. "keep": take it as it is.
         verify: "auto": nothing is verified by branch runs yet. Nothing else yet.
         seed: Seed of the order of the examples.

@@ -19,7 +19,7 @@ VIEW_SIZE = 13 * 13 * 5  # Walls, own team, its health, the others, their health
 OBSERVATION_SIZE = VIEW_SIZE + 1
 NUM_ACTIONS = 21  # 13 moves, one of them to stay, and 8 directions to hit.
 KILL_REWARD = 5.0
-REWARDS = {**default_reward_args, "attack_penalty": -0.01}
+REWARDS = {**default_reward_args, "attack_penalty": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gns_keras.tasks.battle import Rules
     from gns_keras.tasks.self_play_rollouts import Rollout
 
-LEARNING_RATE = 0.0005
+LEARNING_RATE = 0.001
 NUM_GAMES = 64
 NUM_STEPS = 32
 MAX_GRADIENT_NORM = 0.5
@@ -34,10 +34,11 @@ def build_model(learning_rate: float = LEARNING_RATE) -> "keras.Model":
     observations = keras.Input((None, OBSERVATION_SIZE))
     hidden = keras.layers.Dense(128, activation="tanh")(observations)
     hidden = keras.layers.Dense(64, activation="tanh")(hidden)
-    # Small weights: all actions are about equally likely at first.
+    # Small weights: at first all actions are about equally likely, and no side is ahead. Other
+    # first values are wrong in the same way everywhere, and so hide how noisy the rest is.
     small = keras.initializers.VarianceScaling(0.0001)
     logits = keras.layers.Dense(NUM_ACTIONS, kernel_initializer=small, name="policy")(hidden)
-    value = keras.layers.Dense(1, name="value")(hidden)
+    value = keras.layers.Dense(1, kernel_initializer=small, name="value")(hidden)
     model = keras.Model(observations, keras.layers.Concatenate()([logits, value]))
     model.compile(
         keras.optimizers.Adam(learning_rate, global_clipnorm=MAX_GRADIENT_NORM), PpoLoss()

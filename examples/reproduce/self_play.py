@@ -28,7 +28,7 @@ from scipy import stats
 
 from gns_keras import NoiseScale
 from gns_keras.tasks.ppo import PpoLoss
-from gns_keras.tasks.self_play import SelfPlay, build_model, rules
+from gns_keras.tasks.self_play import LEARNING_RATE, SelfPlay, build_model, rules
 from gns_keras.tasks.self_play_rollouts import Collector, Policy, play_match
 from gns_keras.training.frozen import FrozenMeasurement
 
@@ -63,19 +63,19 @@ SETTINGS = {
         team=False,
         num_games=64,
         span=25,
-        spans=12,
-        snapshots=(0, 6, 12),
+        spans=8,
+        snapshots=(0, 8),
         measured=80,
-        matches=(0, 2, 4, 6, 9, 12),
+        matches=(0, 2, 4, 6, 8),
     ),
     "5v5": Setting(
         team=True,
         num_games=32,
         span=12,
-        spans=16,
-        snapshots=(0, 8, 16),
+        spans=10,
+        snapshots=(0, 10),
         measured=40,
-        matches=(0, 2, 4, 8, 12, 16),
+        matches=(0, 2, 4, 6, 8, 10),
     ),
 }
 
@@ -155,6 +155,7 @@ class Run:
         model, done = build_model(), len(self.kept["windows"])
         if self.kept["frozen"]:
             model = keras.models.load_model(self._file(done))
+            model.optimizer.learning_rate = LEARNING_RATE
         else:
             model.optimizer.build(model.trainable_variables)
             self._look(model, 0)
@@ -319,15 +320,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=Path("self_play"), help="folder of results")
     parser.add_argument("--games", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--plot", type=Path, help="PNG")
     parser.add_argument("--report", action="store_true", help="only report what is there")
     arguments = parser.parse_args()
     arguments.store.mkdir(parents=True, exist_ok=True)
     runs = [
-        Run(name, seed, arguments.store)
-        for seed in range(arguments.seeds)
-        for name in arguments.games
+        Run(name, seed, arguments.store) for seed in arguments.seeds for name in arguments.games
     ]
     for run in runs:
         if not run.finished and not arguments.report:

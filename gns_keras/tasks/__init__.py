@@ -47,6 +47,8 @@ _MODULES = {
     "atari_qbert": "atari",
     "atari_seaquest": "atari",
     "atari_space_invaders": "atari",
+    "self_play_1v1": "self_play",
+    "self_play_team": "self_play",
 }
 _TASK_NAMES = tuple(_MODULES)
 

@@ -5,15 +5,22 @@ Foundation), which configures the engine here too: in every step an agent moves 
 squares within reach or hits one of the eight around it; a hit takes 2 of 10 points of health, 0.1
 of which come back in every step. What is set here: how many agents, where they start (anywhere, at
 random), that a game ends when one team has nobody left or its steps are over, that an agent also
-sees how much of the game is over, and that hitting at nobody costs less than the game's own 0.1,
-which in small teams taught nothing but peace. Importing this module needs the extra `rl`.
+sees how much of the game is over, and that hitting at nobody costs nothing: the game's own price of
+0.1 teaches small teams nothing but peace. Importing this module needs the extra `rl`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from magent2 import GridWorld
-from magent2.environments.battle.battle import default_reward_args, get_config
+
+try:
+    from magent2 import GridWorld
+    from magent2.environments.battle.battle import default_reward_args, get_config
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "Self-play needs magent2, which brings the game. Install it with "
+        "`pip install 'gns-keras[rl]'`, in a clone `pip install '.[rl]'`."
+    ) from error
 
 VIEW_SIZE = 13 * 13 * 5  # Walls, own team, its health, the others, their health; 6 squares around.
 OBSERVATION_SIZE = VIEW_SIZE + 1

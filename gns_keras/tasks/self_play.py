@@ -5,18 +5,24 @@ game `battle` of MAgent2 here, one against one and five against five, by PPO aga
 this game: docs/decisions/0009-stand-in-for-dota.md. The paper's numbers are about another game.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from gns_keras.tasks import Task
 
 if TYPE_CHECKING:
     import keras
 
     from gns_keras.tasks.battle import Rules
+    from gns_keras.tasks.self_play_data import DrawnGames
     from gns_keras.tasks.self_play_rollouts import Rollout
 
-LEARNING_RATE = 0.001
+LEARNING_RATE = 0.002
 NUM_GAMES = 64
 NUM_STEPS = 32
+TEAM_SIZES = {"self_play_1v1": 1, "self_play_team": 5}
+BATCH_GAMES = {"self_play_1v1": 16, "self_play_team": 8}
 MAX_GRADIENT_NORM = 0.5
 
 
@@ -51,6 +57,56 @@ def rules(team: bool) -> "Rules":
     from gns_keras.tasks.battle import Rules
 
     return Rules(team_size=5, map_size=16) if team else Rules()
+
+
+def draw_data(model: "keras.Model", name: str = "self_play_1v1") -> "DrawnGames":
+    """Returns rollouts that `model` plays against itself when they are asked for.
+
+    Args:
+        model: As `build_model` returns it.
+        name: Of the task.
+    """
+    from gns_keras.tasks.self_play_data import DrawnGames
+
+    game = rules(TEAM_SIZES[name] > 1)
+    return DrawnGames(model, game, batch_size=BATCH_GAMES[name], num_steps=NUM_STEPS)
+
+
+def load_data(split: str = "train", *, name: str = "self_play_1v1") -> Any:
+    """Always refuses: the data depend on the model.
+
+    Raises:
+        NotImplementedError: With what to do instead.
+    """
+    raise NotImplementedError(
+        f"{name} has no data without a model: its policy plays against itself, so that batches "
+        "change with the weights. Use get_task(...).training_data(model), or `gns-keras advise "
+        f"{name}`; `gns-keras sweep` cannot train on it, as it needs data that stay the same."
+    )
+
+
+def _task(name: str) -> Task:
+    size = TEAM_SIZES[name]
+    frames = NUM_STEPS * 2 * size
+    return Task(
+        name=name,
+        description=f"Dense 128-64 policy and value in MAgent2's battle, {size} against {size}, "
+        "PPO against itself",
+        unit="frames",
+        data_needed="played while training; magent2 (the extra `rl`)",
+        build_model=build_model,
+        load_data=functools.partial(load_data, name=name),
+        draw_data=functools.partial(draw_data, name=name),
+        batch_size=BATCH_GAMES[name] * frames,
+        learning_rate=LEARNING_RATE,
+        optimizer="adam",
+        goals=(),
+        status="learning rate chosen from five in short runs of 1v1; learns to win",
+        units_per_example=frames,
+    )
+
+
+TASK, VARIANTS = _task("self_play_1v1"), {"self_play_team": _task("self_play_team")}
 
 
 class SelfPlay:

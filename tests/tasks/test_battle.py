@@ -24,7 +24,7 @@ def test_observations_rewards_and_deaths_are_those_of_battle_v4(
 ) -> None:
     monkeypatch.setattr(battle, "shared_rewards", lambda rewards, *_: rewards)
     environment = battle_v4.parallel_env(
-        map_size=16, seed=0, attack_penalty=-0.01
+        map_size=16, seed=0, attack_penalty=0.0
     )  # Six on each side.
     seen, _ = environment.reset(seed=0)
     # MAgent2 0.3.4 counts the teams before it places them, and misreads the first actions.
@@ -92,9 +92,8 @@ def test_the_team_that_kills_wins_and_its_victim_is_done() -> None:
     assert step == 6
     assert results[0] == 1
     assert done.all()
-    # 5 for the kill, which is no hit that is paid for, -0.01 for trying, -0.005 a step, against
-    # -0.1 for dying.
-    assert rewards[0, 0] == pytest.approx((5 - 0.01 - 0.005 + 0.1) / 5, abs=1e-6)
+    # 5 for the kill, which is no hit that is paid for, -0.005 a step, against -0.1 for dying.
+    assert rewards[0, 0] == pytest.approx((5 - 0.005 + 0.1) / 5, abs=1e-6)
 
 
 def test_the_same_seed_plays_the_same_games() -> None:

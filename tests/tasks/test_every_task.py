@@ -102,7 +102,7 @@ def test_what_a_task_says_of_itself_fits_together(name: str) -> None:
     task = get_task(name)
     assert task.name == name
     assert list(task.goals) == sorted(set(task.goals), reverse=True)
-    units = {"lm": "tokens", "atari": "frames"}
+    units = {"lm": "tokens", "atari": "frames", "self": "frames"}
     assert task.unit == units.get(name.partition("_")[0], "examples")
     assert task.batch_size == task.examples_per_batch * task.units_per_example
     assert all((task.description, task.data_needed, task.status))

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 pytest.importorskip("magent2")
 
+from gns_keras import NoiseScaleMonitor
+from gns_keras.tasks import get_task
 from gns_keras.tasks.battle import Rules
 from gns_keras.tasks.self_play import SelfPlay, build_model, rules
 from gns_keras.tasks.self_play_learner import Learner
@@ -275,3 +277,48 @@ def test_the_model_is_saved_and_loaded(tmp_path: object) -> None:
     x = np.random.default_rng(0).random((2, 3, 846)).astype(np.float32)
     np.testing.assert_array_equal(model(x), loaded(x))
     assert loaded.loss.get_config() == model.loss.get_config()
+
+
+@pytest.mark.parametrize("name", ["self_play_1v1", "self_play_team"])
+def test_the_first_steps_of_a_task_inside_fit(name: str) -> None:
+    task = get_task(name)
+    keras.utils.set_random_seed(0)
+    model = task.build_model()
+    assert float(model.optimizer.learning_rate) == pytest.approx(task.learning_rate)
+    rollouts = task.training_data(model)
+    assert rollouts.batch_size == task.examples_per_batch
+    monitor = NoiseScaleMonitor(every=1, microbatches=2)
+    history = model.fit(
+        rollouts.batches(2, seed=0), steps_per_epoch=10, verbose=0, callbacks=[monitor]
+    )
+    assert np.isfinite(history.history["loss"]).all()
+    assert int(model.optimizer.iterations) == 10
+    assert monitor.result().num_examples == 20
+
+
+def test_batches_are_played_by_the_present_weights() -> None:
+    task = get_task("self_play_1v1")
+    model = task.build_model()
+    batches = iter(task.training_data(model).with_batch_size(4).batches(4, seed=0))
+    observations, targets = next(batches)
+    assert observations.shape == (4, task.units_per_example, 846)
+    assert set(np.unique(targets[..., 0])) == set(range(21))
+    model.get_layer("policy").bias.assign([0.0] * 20 + [50.0])
+    _, targets = next(batches)
+    assert set(np.unique(targets[..., 0])) == {20}
+
+
+def test_batches_in_a_row_come_from_other_games() -> None:
+    rollouts = get_task("self_play_1v1").training_data(new_model())
+    first, second = (iter(rollouts.batches(2, seed=0, independent=n)) for n in (2, 1))
+    a, b, c = (next(first)[0].numpy() for _ in range(3))
+    d, e = (next(second)[0].numpy() for _ in range(2))
+    np.testing.assert_array_equal(a, d)
+    assert (b != e).any()
+    time = slice(-1, None)  # The last number of an observation: how much of the game is over.
+    np.testing.assert_array_equal(c[..., time], e[..., time])  # The first games go on.
+
+
+def test_there_are_no_data_without_a_model() -> None:
+    with pytest.raises(NotImplementedError, match="self_play_team has no data without a model"):
+        get_task("self_play_team").load_data()

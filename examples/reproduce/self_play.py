@@ -72,10 +72,10 @@ SETTINGS = {
         team=True,
         num_games=32,
         span=12,
-        spans=10,
-        snapshots=(0, 10),
+        spans=6,
+        snapshots=(0, 6),
         measured=40,
-        matches=(0, 2, 4, 6, 8, 10),
+        matches=(0, 2, 4, 6),
     ),
 }
 

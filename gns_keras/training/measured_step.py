@@ -95,6 +95,8 @@ class MeasuredStep:
     def split(self, data: Any) -> Any:
         """One device: the step, |g|^2 of its gradient and the norms of its microbatches."""
         groups, group_mean = self.microbatch_pass(data)
+        # Side by side with the microbatches, the step would hold a second gradient until they end.
+        data = _after([group_mean, groups.weighted], data)
         mean: list[tf.Tensor] = []
         logs, step = self._tap.run(
             self._train_step, data, on_gradients=lambda step: mean.append(self._update_norm(step))
@@ -243,6 +245,14 @@ class MeasuredStep:
             if gradient is not None:
                 ordered[self._index(variable)] = dense(gradient) * factor
         return ordered
+
+
+def _after(events: Sequence[tf.Tensor], data: Any) -> Any:
+    """Returns the data, which are there only once the events have been computed."""
+    with tf.control_dependencies(events):
+        return keras.tree.map_structure(
+            lambda leaf: None if leaf is None else tf.identity(leaf), data
+        )
 
 
 def _native(variable: Any) -> Any:

@@ -1,10 +1,12 @@
 """Memory that watching takes: peak of the process with and without the monitor or the scheduler.
 
-Every case is a process of its own; what counts is the difference of the peaks, in gradients (bytes
-of all trainable weights). The activations of the model are small against its weights.
+Every case is a process of its own; what counts is the difference of the peaks. Part of it has nothing
+to do with the size of the model: the compiled functions. It is measured with a small one ("fixed"),
+and the rest given in gradients (bytes of all trainable weights) of each replica. The activations of
+the model are small against its weights.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --width 4096 --repeats 3
+    python benchmarks/memory.py --width 2048 --repeats 1 --replicas 1
 """
 
 import argparse
@@ -14,10 +16,16 @@ import statistics
 import subprocess
 import sys
 
+from tables import head, machine, row
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 STEPS = 40
+SMALL = 128  # Width of the model with hardly any weights.
 KINDS = ("plain", "monitor", "scheduler")
+# Copies of the gradient, by callback and whether there are replicas.
+AIMS = {("monitor", False): 1, ("monitor", True): 0}
+AIMS |= {("scheduler", False): "", ("scheduler", True): ""}
 
 
 def run(kind: str, replicas: int, width: int) -> None:
@@ -60,30 +68,39 @@ def peak(kind: str, replicas: int, width: int) -> tuple[float, float]:
     return float(megabytes), float(gradient)
 
 
+def more_than_plain(replicas: int, width: int, repeats: int) -> tuple[dict[str, float], float]:
+    """MB above plain fit, by callback, in medians; and the size of a gradient."""
+    peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats):
+        for kind in KINDS:
+            megabytes, gradient = peak(kind, replicas, width)
+            peaks[kind].append(megabytes)
+    medians = {kind: statistics.median(peaks[kind]) for kind in KINDS}
+    return {kind: medians[kind] - medians["plain"] for kind in KINDS[1:]}, gradient
+
+
 def main() -> None:
     """Prints the table, or runs one case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=3072)
+    parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--replicas", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--case", choices=KINDS)
-    parser.add_argument("--replicas", type=int, default=1)
     args = parser.parse_args()
     if args.case:
-        run(args.case, args.replicas, args.width)
+        run(args.case, args.replicas[0], args.width)
         return
-    print("replicas  callback   peak MB  more than plain, in gradients (of each replica)")
-    for replicas in (1, 4):
-        peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        for _ in range(args.repeats):
-            for kind in KINDS:
-                megabytes, gradient = peak(kind, replicas, args.width)
-                peaks[kind].append(megabytes)
-        plain = statistics.median(peaks["plain"])
-        for kind in KINDS:
-            middle = statistics.median(peaks[kind])
-            more = (middle - plain) / gradient / replicas
-            spread = (max(peaks[kind]) - min(peaks[kind])) / gradient / replicas
-            print(f"{replicas:8d}  {kind:9s} {middle:8.0f}  {more:5.2f} (spread {spread:.2f})")
+    print(f"{machine()}; medians of {args.repeats} processes\n")
+    head("replicas", "callback", "fixed, MB", "more, MB", "gradient, MB", "copies", "aim")
+    for replicas in args.replicas:
+        fixed, _ = more_than_plain(replicas, SMALL, args.repeats)
+        more, gradient = more_than_plain(replicas, args.width, args.repeats)
+        for kind in KINDS[1:]:
+            copies = (more[kind] - fixed[kind]) / gradient / replicas
+            row(
+                *(replicas, kind, f"{fixed[kind]:.0f}", f"{more[kind]:.0f}", f"{gradient:.0f}"),
+                *(f"{copies:.2f}", AIMS[kind, replicas > 1]),
+            )
 
 
 if __name__ == "__main__":

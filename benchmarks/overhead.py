@@ -11,7 +11,6 @@ cancel. Warm-up (tracing, the calibration of `every="auto"`) is left out, as a r
 import argparse
 import functools
 import os
-import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from models import MODELS
+from tables import head, machine, row
 
 from gns_keras import NoiseScaleMonitor
 
@@ -90,8 +90,8 @@ def run(model: keras.Model, data: tuple, batch_size: int, steps: int, callbacks:
     return time.perf_counter() - started
 
 
-def measure(name: str, replicas: int, batch_size: int, repeats: int, seconds: float) -> str:
-    """One row of the table."""
+def measure(name: str, replicas: int, batch_size: int, repeats: int, seconds: float) -> None:
+    """Prints one row of the table."""
     model, data = compile_model(name, replicas)
     run(model, data, batch_size, 10, [])
     per_step = run(model, data, batch_size, 10, []) / 10
@@ -101,11 +101,9 @@ def measure(name: str, replicas: int, batch_size: int, repeats: int, seconds: fl
     plain, watched = (np.array(turns.seconds[key]) for key in (False, True))
     ratios = watched / plain[: len(watched)]
     low, median, high = np.percentile(ratios, [25, 50, 75])
-    target = TARGETS[replicas]
-    verdict = "ok" if median <= target else "above"
-    return (
-        f"{name:12s} {replicas:8d} {batch_size:6d} {1e3 * np.median(plain) / block:9.2f} "
-        f"{monitor.measures_every:6d} {median:7.3f}  {low:.3f}-{high:.3f}  {target:.2f} {verdict}"
+    row(
+        *(name, replicas, batch_size, f"{1e3 * np.median(plain) / block:.3g}"),
+        *(monitor.measures_every, f"{median:.3f}", f"{low:.3f} to {high:.3f}", TARGETS[replicas]),
     )
 
 
@@ -124,16 +122,12 @@ def main() -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
     )
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"TensorFlow {tf.__version__}, Keras {keras.__version__}; "
-        f"median of {args.repeats} interleaved pairs of blocks of {args.seconds:g} s"
-    )
-    print("model        replicas  batch   ms/step  every   ratio  quartiles    target")
+    print(f"{machine()}; {args.repeats} pairs of blocks of {args.seconds:g} s\n")
+    head("model", "replicas", "batch", "ms/step", "full every", "ratio", "quartiles", "aim")
     for name in args.models:
         for replicas in args.replicas:
             for batch_size in args.batch_sizes:
-                print(measure(name, replicas, batch_size, args.repeats, args.seconds), flush=True)
+                measure(name, replicas, batch_size, args.repeats, args.seconds)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 Nine batch sizes, five learning rates each, up to 1.2 million examples a run. The ratio is that of
 the same steps through `model.fit`, on the same examples, taken in turns in one process: the median
-over the turns. `fit` gets arrays and `steps_per_execution=1`, its defaults.
+over the turns. `fit` gets arrays and `steps_per_execution=1`, its defaults. "bare" is the bound: the
+same steps in TensorFlow operations alone, compiled likewise, without Keras and without metrics.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import itertools
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 import tensorflow as tf
+from tables import head, machine, row
 
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.sweep_policy import LearningRateGrid
@@ -32,6 +35,7 @@ from gns_keras.tasks.datasets import load_arrays
 BATCH_SIZES = [2**power for power in range(3, 12)]
 GOALS = [0.5, 0.3, 0.2, 0.1]
 MAX_EXAMPLES = 1_200_000
+AIM_RUNS, AIM_S = 45, 120
 NUM_BLOCKS = 4  # 32,768 examples: what one call of `fit` costs hardly shows.
 LEARNING_RATE = 0.05  # At batch size 8.
 
@@ -57,39 +61,76 @@ def load_data() -> tuple[np.ndarray, np.ndarray]:
     return x.reshape(-1, 784).astype(np.float32) / 255, y.astype(np.int32)
 
 
-def compare_with_fit(data: tuple[np.ndarray, np.ndarray], repeats: int) -> None:
-    """Prints time per step of both, in turns on the same examples."""
-    print("batch size   loop us/step   fit us/step   ratio")
+class BareLoop:
+    """The same network and steps, written out."""
+
+    def __init__(self, data: tuple[np.ndarray, np.ndarray]) -> None:
+        self.x, self.y = (tf.constant(each) for each in data)
+        self.weights = [tf.Variable(w) for w in build_model().get_weights()]
+        self.advance = tf.function(self._advance, jit_compile=True, autograph=False)
+
+    def _advance(self, block: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
+        def one(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rows = tf.gather(block, step)
+            first, bias, second, last = self.weights
+            with tf.GradientTape() as tape:
+                hidden = tf.nn.relu(tf.gather(self.x, rows) @ first + bias)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    tf.gather(self.y, rows), hidden @ second + last
+                )
+                loss = tf.reduce_mean(losses)
+            for weight, gradient in zip(
+                self.weights, tape.gradient(loss, self.weights), strict=True
+            ):
+                weight.assign_sub(LEARNING_RATE * gradient)
+            return step + 1, total + loss
+
+        start = (tf.constant(0), tf.constant(0.0))
+        return tf.while_loop(lambda step, _: step < num_steps, one, start, parallel_iterations=1)[1]
+
+
+def seconds(do: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    do()
+    return time.perf_counter() - began
+
+
+def compare(data: tuple[np.ndarray, np.ndarray], repeats: int) -> None:
+    """Prints times per step, in turns on the same examples."""
+    print("\nA step of the compiled loop, in µs:\n")
+    head("batch size", "loop", "bare", "model.fit", "fit / loop", "loop / bare")
     source = ArraySource(data)
     for batch_size in (8, 128, 2048):
-        loop = CompiledLoop(build_model(), source, batch_size)
+        loop, bare = CompiledLoop(build_model(), source, batch_size), BareLoop(data)
         model = build_model()
         blocks = list(itertools.islice(source.blocks(0, batch_size), NUM_BLOCKS))
         block_steps = source.block_steps(batch_size)
-        steps = NUM_BLOCKS * block_steps
         rows = np.concatenate([block.numpy().reshape(-1) for block in blocks])
         x, y = data[0][rows], data[1][rows]
-        loop.advance(blocks[0], block_steps)
-        model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
-        times = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            for block in blocks:
-                loop.advance(block, block_steps)
-            between = time.perf_counter()
-            model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
-            times.append((between - began, time.perf_counter() - between))
-        ours, theirs = (
-            statistics.median(column) / steps * 1e6 for column in zip(*times, strict=True)
+        number = tf.constant(block_steps)
+        ways = (
+            lambda loop=loop, b=blocks, n=block_steps: [loop.advance(each, n) for each in b],
+            lambda bare=bare, b=blocks, n=number: [bare.advance(each, n).numpy() for each in b],
+            lambda m=model, x=x, y=y, n=batch_size: m.fit(
+                x, y, batch_size=n, shuffle=False, verbose=0
+            ),
         )
-        ratio = statistics.median(b / a for a, b in times)
-        print(f"{batch_size:>10}{ours:>15.0f}{theirs:>14.0f}{ratio:>8.1f}", flush=True)
+        for way in ways:
+            way()
+        times = [[seconds(way) for way in ways] for _ in range(repeats)]
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        per_step = [f"{each / NUM_BLOCKS / block_steps * 1e6:,.0f}" for each in medians]
+        against_fit = statistics.median(theirs / ours for ours, _, theirs in times)
+        to_bound = statistics.median(ours / bound for ours, bound, _ in times)
+        row(f"{batch_size:,}", *per_step, f"{against_fit:.3g}", f"{to_bound:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2, help="threads, one run each")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch-sizes", nargs="*", type=int, default=BATCH_SIZES)
+    parser.add_argument("--max-examples", type=int, default=MAX_EXAMPLES)
     parser.add_argument("--figure", help="write the figure of the sweep")
     parser.add_argument("--store", help="keep the runs; a second start then measures nothing")
     args = parser.parse_args()
@@ -98,7 +139,7 @@ def main() -> None:
     data = load_data()
     grid = LearningRateGrid(
         base_learning_rate=LEARNING_RATE,
-        base_batch_size=BATCH_SIZES[0],
+        base_batch_size=8,
         rule=LearningRateRule(critical_batch_size=128),
         max_widenings=0,
     )
@@ -107,24 +148,24 @@ def main() -> None:
         result = sweep(
             build_model,
             data,
-            batch_sizes=BATCH_SIZES,
+            batch_sizes=args.batch_sizes,
             goals=GOALS,
             learning_rates=grid,
-            max_examples=MAX_EXAMPLES,
+            max_examples=args.max_examples,
             executor=pool,
             workers_at_once=args.workers,
             store=args.store,
         )
     took = time.perf_counter() - began
     examples = sum(record.examples for record in result.records)
-    print(result)
-    print(
-        f"\n{len(result.records)} runs in {took:.1f} s (at most 120 wanted), {args.workers} workers"
-    )
-    print(f"{examples:,} examples, {took / examples * 1e6:.2f} us each; {os.cpu_count()} CPUs")
+    print(f"{machine()}; {args.workers} workers, median of {args.repeats} turns\n")
+    head("runs", "s", "aim, s", "examples", "µs each")
+    aim = AIM_S * len(result.records) / AIM_RUNS
+    each = f"{took / examples * 1e6:.2f}"
+    row(len(result.records), f"{took:.1f}", f"{aim:.0f}", f"{examples:,}", each)
     if args.figure:
         result.plot(args.figure)
-    compare_with_fit(data, args.repeats)
+    compare(data, args.repeats)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 Both run in one process, in turns, on the same examples; the ratio is taken of neighbouring runs and
 its median printed, so that the speed of the machine and its other load cancel. The data set yields
-batches of 64. "concat" joins them into one real batch, "accumulate" adds up their gradients.
+batches of 64. "concatenated" joins them into one real batch, "accumulated" adds up their gradients;
+"fit at 64" is plain fit with as many updates as there are parts, for comparison: what accumulating
+would cost if adding up were free and updates too.
 
     python benchmarks/update_loop.py                # the table
     python benchmarks/update_loop.py --repeats 3 --seconds 1 --models cnn --batch-sizes 256
@@ -10,7 +12,6 @@ batches of 64. "concat" joins them into one real batch, "accumulate" adds up the
 
 import argparse
 import os
-import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from models import MODELS
+from tables import head, machine, row
 
 from gns_keras.training.batch_scheduler import BatchSizeScheduler
 
@@ -39,17 +41,29 @@ class Clock(keras.callbacks.Callback):
 
 
 class Contestant:
-    """A compiled model that is fit again and again on the same examples."""
+    """A compiled model that is fit again and again on the same examples.
+
+    Args:
+        name: Of the model.
+        strategy: Where it lives.
+        batch_size: Of an update.
+        yielded: Batch size of the data set.
+        part: Largest batch of one gradient for the scheduler; None for plain fit.
+    """
 
     def __init__(
-        self, name: str, strategy: tf.distribute.Strategy, batch_size: int, part: int | None
+        self,
+        name: str,
+        strategy: tf.distribute.Strategy,
+        batch_size: int,
+        yielded: int,
+        part: int | None = None,
     ) -> None:
         with strategy.scope():
             keras.utils.set_random_seed(0)
             self.model, (x, y) = MODELS[name]()
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             self.model.compile(keras.optimizers.Adam(1e-4), loss)
-        yielded = batch_size if part is None else GRANULE
         dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(yielded, drop_remainder=True)
         self.dataset = dataset.cache().repeat().prefetch(2)
         self.callbacks = []
@@ -58,49 +72,48 @@ class Contestant:
                 batch_sizes={0: batch_size}, max_microbatch_size=part, learning_rate_rule=None
             )
             self.callbacks = [scheduler]
+        self.steps = 1 if part is not None else batch_size // yielded  # That make up an update.
 
     def seconds(self, updates: int) -> float:
-        """Time per update of one fit."""
+        """Time for the examples of an update, in one fit of so many."""
         clock = Clock()
         self.model.fit(
             self.dataset,
-            steps_per_epoch=updates,
+            steps_per_epoch=updates * self.steps,
             verbose=0,
             shuffle=False,
             callbacks=[*self.callbacks, clock],
         )
-        return (clock.stopped - clock.started) / clock.count
+        return (clock.stopped - clock.started) / clock.count * self.steps
 
 
-def measure(name: str, replicas: int, batch_size: int, repeats: int, seconds: float) -> list[str]:
-    """The rows of one model and batch size."""
+def measure(name: str, replicas: int, batch_size: int, repeats: int, seconds: float) -> None:
+    """Prints the rows of one model and batch size."""
     strategy = tf.distribute.get_strategy()
     if replicas > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
-    plain = Contestant(name, strategy, batch_size, None)
+    plain = Contestant(name, strategy, batch_size, batch_size)
     others = {
-        "concat": Contestant(name, strategy, batch_size, batch_size),
-        "accumulate": Contestant(name, strategy, batch_size, GRANULE),
+        "concatenated": Contestant(name, strategy, batch_size, GRANULE, batch_size),
+        "accumulated": Contestant(name, strategy, batch_size, GRANULE, GRANULE),
+        f"fit at {GRANULE}": Contestant(name, strategy, batch_size, GRANULE),
     }
     least = -(-batch_size // GRANULE) + 5  # Enough for the limit by the size of the data.
     plain.seconds(least)
     per_update = plain.seconds(least)
     updates = max(least, round(seconds / per_update))
-    rows = []
     for kind, other in others.items():
-        other.seconds(100)  # Past the first looks, which are dearer.
+        other.seconds(100 if other.callbacks else least)  # Past the first looks, which are dearer.
         ratios = []
         for repeat in range(repeats):
             order = (plain, other) if repeat % 2 else (other, plain)
             measured = {id(one): one.seconds(updates) for one in order}
             ratios.append(measured[id(plain)] / measured[id(other)])
         low, median, high = np.percentile(ratios, [25, 50, 75])
-        verdict = "" if kind != "concat" else ("ok" if median >= TARGET else "below")
-        rows.append(
-            f"{name:12s} {replicas:8d} {batch_size:6d} {1e3 * per_update:9.2f} {kind:10s} "
-            f"{median:6.3f}  {low:.3f}-{high:.3f}  {verdict}"
-        )
-    return rows
+        aim = TARGET if kind == "concatenated" else ""
+        quartiles = f"{low:.3f} to {high:.3f}"
+        ms = f"{1e3 * per_update:.3g}"
+        row(name, replicas, batch_size, ms, kind, f"{median:.3f}", quartiles, aim)
 
 
 def main() -> None:
@@ -115,16 +128,11 @@ def main() -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
     )
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"TensorFlow {tf.__version__}, Keras {keras.__version__}; "
-        f"median of {args.repeats} interleaved pairs of {args.seconds:g} s"
-    )
-    print("model        replicas  batch ms/update parts       ratio  quartiles")
+    print(f"{machine()}; {args.repeats} pairs of {args.seconds:g} s\n")
+    head("model", "replicas", "batch", "ms/update", "parts", "ratio", "quartiles", "aim")
     for name in args.models:
         for batch_size in args.batch_sizes:
-            for row in measure(name, args.replicas, batch_size, args.repeats, args.seconds):
-                print(row, flush=True)
+            measure(name, args.replicas, batch_size, args.repeats, args.seconds)
 
 
 if __name__ == "__main__":

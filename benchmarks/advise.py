@@ -9,6 +9,7 @@ The bound of a phase is its examples at the speed of plain `fit` at the same bat
 
 import argparse
 import contextlib
+import math
 import os
 import tempfile
 import time
@@ -81,13 +82,11 @@ def timed_advise(name: str) -> tuple[Advice, Stages]:
 def measure(name: str) -> None:
     """Prints the rows of one task."""
     advice, stages = timed_advise(name)
-    step = next(
-        (r.step_time_s for r in advice.table if r.batch_size == advice.base_batch_size),
-        float("nan"),
-    )
+    present = advice.base_batch_size
+    step = advice.step_time.medians_s[0] if advice.step_time else math.nan  # The present size's.
     for phase, seconds in stages.seconds.items():
         examples = stages.amounts[phase] if "timing" not in phase else 0
-        bound = examples / advice.base_batch_size * step
+        bound = examples / present * step
         row(
             *(name, phase, f"{seconds:.2f}", f"{examples:,.0f}" if examples else ""),
             *(f"{bound:.2f}", f"{seconds / bound:.1f}") if examples else ("", ""),

@@ -1,6 +1,6 @@
-"""How far the monitor is from its floor: reads of the gradient, on a model that is nearly all weights.
+"""How far the monitor is from its floor: reads of the gradient.
 
-On such a model a step is dominated by passes over its weights, and what the monitor adds can be
+On a model that is nearly all weights a step is dominated by passes over its weights, and what the monitor adds can be
 seen. The floor is one read of the gradient on one device (the steps between full measurements), and
 two on every replica (the gradient before and after the all-reduce). Blocks of steps run with and
 without the monitor in turns, as in overhead.py; a read is timed in the same process, right after.

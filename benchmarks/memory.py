@@ -1,9 +1,9 @@
 """Memory that watching takes: peak of the process with and without the monitor or the scheduler.
 
-Every case is a process of its own; what counts is the difference of the peaks. Part of it has nothing
-to do with the size of the model: the compiled functions. It is measured with a small one ("fixed"),
-and the rest given in gradients (bytes of all trainable weights) of each replica. The activations of
-the model are small against its weights.
+Every case is a process of its own; what counts is the difference of the peaks. Part of it has
+nothing to do with the size of the model: the compiled functions. It is measured with a small one
+("fixed"), and the rest given in gradients (bytes of all trainable weights) of each replica. The
+activations of the model are small against its weights.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --width 2048 --repeats 1 --replicas 1

@@ -5,8 +5,8 @@
 
 Nine batch sizes, five learning rates each, up to 1.2 million examples a run. The ratio is that of
 the same steps through `model.fit`, on the same examples, taken in turns in one process: the median
-over the turns. `fit` gets arrays and `steps_per_execution=1`, its defaults. "bare" is the bound: the
-same steps in TensorFlow operations alone, compiled likewise, without Keras and without metrics.
+over the turns. `fit` gets arrays and `steps_per_execution=1`, its defaults. "bare" is the bound:
+the same steps in TensorFlow operations alone, compiled likewise, without Keras and metrics.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """How far the monitor is from its floor: reads of the gradient.
 
-On a model that is nearly all weights a step is dominated by passes over its weights, and what the monitor adds can be
-seen. The floor is one read of the gradient on one device (the steps between full measurements), and
-two on every replica (the gradient before and after the all-reduce). Blocks of steps run with and
-without the monitor in turns, as in overhead.py; a read is timed in the same process, right after.
+A model that is nearly all weights spends its steps on passes over them, and what the monitor adds
+can be seen. The floor is one read of the gradient on one device (the steps between full
+measurements), and two on every replica (the gradient before and after the all-reduce). Blocks of
+steps run with and without the monitor in turns, as in overhead.py; a read is timed in the same
+process, right after.
 
     python benchmarks/floor.py
     python benchmarks/floor.py --repeats 7 --seconds 1 --replicas 1

@@ -33,7 +33,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start_workers(folder: Path) -> list[subprocess.Popen]:
+def start_workers(
+    folder: Path, module: str = multi_worker_script.__name__, arguments: list[str] | None = None
+) -> list[subprocess.Popen]:
+    """Starts both; without arguments each gets the file for its results."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(NUM_WORKERS)]}
     workers = []
     for index in range(NUM_WORKERS):
@@ -42,10 +45,7 @@ def start_workers(folder: Path) -> list[subprocess.Popen]:
         with open(folder / f"{index}.log", "wb") as log:
             workers.append(
                 subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", multi_worker_script.__name__),
-                        str(folder / f"{index}.npz"),
-                    ],
+                    [sys.executable, "-m", module, *(arguments or [str(folder / f"{index}.npz")])],
                     cwd=PROJECT_ROOT,
                     env={**os.environ, "TF_CONFIG": config},
                     stdout=log,

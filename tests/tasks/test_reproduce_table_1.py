@@ -97,6 +97,7 @@ def test_the_table_of_a_short_run_and_a_sweep_of_digits(
     monkeypatch.setattr(table_1, "STARTS", (run,))
     monkeypatch.setattr(table_1, "RUNS", (run, sweep))
     monkeypatch.setattr(table_1, "SEEDS", ())
+    monkeypatch.setattr(table_1, "PARTS", {"starts": (run,), "runs": (run, sweep)})
     monkeypatch.setattr(sys, "argv", ["table_1.py", "--folder", str(tmp_path)])
     table_1.main()
     shown = capsys.readouterr().out

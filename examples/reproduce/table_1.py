@@ -73,7 +73,7 @@ STARTS = (
     Stage(task="cnn_cifar10_adam", examples=2_500),
 )
 RUNS = (
-    Stage(task="mnist", examples=60_000),
+    Stage(task="mnist", examples=20_000),
     Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
     Stage(task="autoencoder_fashion_mnist", examples=8_000),
     Stage(task="lm_512_tinyshakespeare", examples=5_000),

@@ -66,9 +66,9 @@ TABLE_1 = {
     ),
 }  # fmt: skip
 
-# First part of a task's name: its row. The network and optimizer are those of the row; the data of
-# a variant are not, and what stands in for Dota is another game.
-_ROW_OF = {"cnn": "svhn", "svhn": "svhn"}
+# Tasks of other names, and the row that they stand for: the same network on other data; another
+# game of one against one, and of two teams.
+_STANDS_FOR = {"cnn": "svhn", "self_play_1v1": "dota_1v1", "self_play_team": "dota_5v5"}
 
 
 def published_row(task_name: str) -> PublishedRow | None:
@@ -77,7 +77,8 @@ def published_row(task_name: str) -> PublishedRow | None:
     Args:
         task_name: One of `gns_keras.tasks.list_tasks()`, or another name.
     """
-    if task_name in TABLE_1:
-        return TABLE_1[task_name]
-    first = task_name.partition("_")[0]
-    return TABLE_1.get(_ROW_OF.get(first, first))
+    for name in (task_name, task_name.partition("_")[0]):
+        row = TABLE_1.get(_STANDS_FOR.get(name, name))
+        if row is not None:
+            return row
+    return None

@@ -60,7 +60,8 @@ def test_units_are_images_tokens_and_observations() -> None:
         ("vae_cifar10", "Variational Autoencoder (SVHN)"),
         ("lm_512_tinyshakespeare", "Billion Word (per token)"),
         ("atari_pong", "Atari (per frame)"),
-        ("dota_1v1", "Dota 1v1 (per frame)"),
+        ("self_play_1v1", "Dota 1v1 (per frame)"),
+        ("self_play_team", "Dota 5v5 (per frame)"),
     ],
 )
 def test_a_task_has_its_row(task: str, system: str) -> None:

@@ -1,7 +1,7 @@
 """Atari: does A2C learn here, and how large is its gradient noise scale at the start and later?
 
     python examples/reproduce/atari.py learn --game breakout
-    python examples/reproduce/atari.py start
+    python examples/reproduce/atari.py start --stage initial    (or after)
     python examples/reproduce/atari.py later --game breakout
     python examples/reproduce/atari.py show --plot docs/reproduction/atari.png
 
@@ -12,7 +12,7 @@ those after 125 updates, 10,000 frames. `later` measures the saved weights of `l
 way. `show` prints the tables and draws the figure. Sizes count frames: steps of an environment.
 
 With frozen weights an environment plays on and on, and what it sees resembles what it saw a moment
-before. So the measurement is cut into 8 blocks of 8 environments each that have nothing in common,
+before. So the measurement is cut into 8 blocks of 4 environments each that have nothing in common,
 and |G|^2 is taken from products between blocks alone.
 
 Stop it at any moment and start it again: finished parts are kept in the folder atari_results.
@@ -41,8 +41,10 @@ from gns_keras.training.frozen import FrozenMeasurement
 STEPS_PER_EPOCH = 125  # 10,000 frames at 16 environments.
 SAVED_AT = (10_000, 30_000, 100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000)
 FRAMES = atari.NUM_STEPS
-BLOCKS, PER_BLOCK = 8, 8  # Blocks, and environments in each.
-BATCHES = 32  # A block; with 8 environments and 5 frames, 8 blocks make 10,240 frames.
+BLOCKS, PER_BLOCK = 8, 4  # Blocks, and environments in each.
+# Batches of a block, a power of 2; with 4 environments and 5 frames, 8 blocks of 32 batches make
+# 5,120 frames. The gradient of the initial weights stands out from its noise, later ones hardly do.
+BATCHES = {"initial": 32, "after": 64, "later": 128}
 PAPER = {"start": (100, 1_000), "average": (1_000, 20_000)}  # Table 1, noise scales.
 
 
@@ -145,22 +147,19 @@ class FrozenPlay:
         return self.measurement.noise_scale(between_blocks=True)
 
 
-def start(folder: Path, game: str, seed: int) -> None:
-    """Noise scales at the start of one game."""
-    path = folder / f"start_{game}_{seed}.json"
+def start(folder: Path, game: str, seed: int, stage: str) -> None:
+    """The noise scale at the initial weights of a game, or after an epoch of training."""
+    path = folder / f"start_{game}_{seed}_{stage}.json"
     if path.exists():
         return
     keras.utils.set_random_seed(seed)
     model = get_task(f"atari_{game}").build_model()
-    play = FrozenPlay(model, game, seed)
-    found = {"initial": recorded(play.measure(BATCHES))}
-    rollouts = Rollouts(model, game, num_threads=1)
-    batches = rollouts.batches(atari.NUM_ENVIRONMENTS, seed=seed)
-    model.fit(batches, steps_per_epoch=STEPS_PER_EPOCH, shuffle=False, verbose=0)
-    found["after"] = recorded(play.measure(BATCHES))
-    found["cpu_s"] = time.process_time()
+    if stage == "after":
+        batches = Rollouts(model, game, num_threads=1).batches(atari.NUM_ENVIRONMENTS, seed=seed)
+        model.fit(batches, steps_per_epoch=STEPS_PER_EPOCH, shuffle=False, verbose=0)
+    found = recorded(FrozenPlay(model, game, seed).measure(BATCHES[stage]))
     path.write_text(json.dumps(found))
-    print(game, seed, found, flush=True)
+    print(game, seed, stage, found, f"{time.process_time():.0f} CPU seconds", flush=True)
 
 
 def later(folder: Path, game: str, seed: int) -> None:
@@ -175,7 +174,7 @@ def later(folder: Path, game: str, seed: int) -> None:
     play = FrozenPlay(model, game, seed + 77)
     for weights in left:
         model.load_weights(weights)
-        found[weights.name[3:10]] = recorded(play.measure(2 * BATCHES))
+        found[weights.name[3:10]] = recorded(play.measure(BATCHES["later"]))
         path.write_text(json.dumps(found))
         print(weights.name, found[weights.name[3:10]], flush=True)
 
@@ -227,10 +226,8 @@ def shown(found: dict[str, Any]) -> str:
 
 def show(folder: Path, game: str, plot: Path | None) -> None:
     """Prints the tables, and draws the learning curve and the noise scale along the run."""
-    print("| game | initial weights | after 10,000 frames |")
     for path in sorted(folder.glob("start_*.json")):
-        found = json.loads(path.read_text())
-        print(f"| {path.stem[6:]} | {shown(found['initial'])} | {shown(found['after'])} |")
+        print(f"| {path.stem[6:]} | {shown(json.loads(path.read_text()))} |")
     scores = random_policy(folder, game)
     by_chance = mean_interval(scores)
     print(f"random policy: {by_chance[0]:.2f} +- {by_chance[1]:.2f} in {len(scores)} games")
@@ -293,6 +290,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=("learn", "start", "later", "show"))
     parser.add_argument("--game", default="breakout", choices=atari.GAMES)
+    parser.add_argument("--games", nargs="+", default=atari.GAMES, help="those of `start`")
+    parser.add_argument("--stage", choices=("initial", "after"), default="initial")
     parser.add_argument("--minutes", type=float, default=45.0, help="CPU minutes of `learn`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("atari_results"))
@@ -302,8 +301,8 @@ def main() -> None:
     if args.part == "learn":
         learn(args.folder, args.game, args.minutes, args.seed)
     elif args.part == "start":
-        for game in atari.GAMES:
-            start(args.folder, game, args.seed)
+        for game in args.games:
+            start(args.folder, game, args.seed, args.stage)
     elif args.part == "later":
         later(args.folder, args.game, args.seed)
     else:

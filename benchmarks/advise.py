@@ -63,7 +63,8 @@ def timed_advise(name: str) -> tuple[Advice, Stages]:
     """Asks for advice on a task."""
     task = get_task(name)
     keras.utils.set_random_seed(0)
-    model, data = task.build_model(), task.training_data()
+    model = task.build_model()
+    data = task.training_data(model)
     stages = Stages()
     names = advise.__globals__  # The function's own module, which its name in the package hides.
     original, names["progress_bars"] = names["progress_bars"], stages.bars

@@ -17,7 +17,8 @@ from gns_keras import __version__
 from gns_keras.reproduce import command as reproduce_command
 from gns_keras.sweep import command as sweep_command
 from gns_keras.sweep.argument_types import not_negative, output_file, positive
-from gns_keras.tasks import UnknownTargetError, get_task, list_tasks
+from gns_keras.tasks import UnknownTargetError, get_task
+from gns_keras.tasks import command as tasks_command
 from gns_keras.tasks.custom import call_function, import_function, parse_target
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -127,7 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce_command.add_arguments(reproduce, positive, output_file)
     reproduce.set_defaults(run=lambda args: reproduce_command.run(args, _import_tensorflow))
     tasks = commands.add_parser("tasks", help="list the tasks that come with gns-keras")
-    tasks.set_defaults(run=_run_tasks)
+    tasks_command.add_arguments(tasks, output_file)
+    tasks.set_defaults(run=tasks_command.run)
     for command in (advise, sweep, reproduce, tasks):
         command.add_argument(
             "--traceback", action="store_true", help="after a failure, also print where it happened"
@@ -216,18 +218,6 @@ def _run_advise(args: argparse.Namespace) -> None:
         args.json.write_text(advice.to_json() + "\n", encoding="utf-8")
     if args.html:
         advice.to_html(args.html)
-
-
-def _run_tasks(args: argparse.Namespace) -> None:
-    """Prints every task in a few lines."""
-    for task in map(get_task, list_tasks()):
-        print(f"{task.name}: {task.description}")
-        print(
-            f"    {task.optimizer}, learning rate {task.learning_rate:g}, "
-            f"batch size {task.batch_size} {task.unit}"
-        )
-        print(f"    data: {task.data_needed}")
-        print(f"    run: {task.status}")
 
 
 Loader = Callable[[], tuple[Any, Any, int | None]]

@@ -21,6 +21,8 @@ from gns_keras.tasks import get_task, list_tasks
 class RecordedAdvice:
     """Stands in for the answer where only the way of the arguments is tested."""
 
+    batch_size = 64
+
     def __str__(self) -> str:
         return "the recommendation"
 
@@ -122,6 +124,22 @@ def test_tasks_are_listed_with_what_they_need(capsys: pytest.CaptureFixture[str]
         parts = (name, task.description, task.data_needed, task.status, f"{task.learning_rate:g}")
         for part in parts:
             assert part in shown
+
+
+def test_tasks_are_written_as_json(tmp_path: Path) -> None:
+    assert cli.main(["tasks", "--json", str(tmp_path / "tasks.json")]) == 0
+    records = json.loads((tmp_path / "tasks.json").read_text())
+    assert [record["name"] for record in records] == list(list_tasks())
+    digits = records[0]
+    assert (digits["optimizer"], digits["batch_size"]) == ("sgd", get_task("digits").batch_size)
+    assert digits["goals"] == list(get_task("digits").goals)
+
+
+def test_every_command_writes_json() -> None:
+    parser = cli.build_parser()
+    commands = parser._subparsers._group_actions[0].choices
+    for name, command in commands.items():
+        assert "--json" in command._option_string_actions, name
 
 
 def test_a_task_is_measured_at_its_own_batch_size(

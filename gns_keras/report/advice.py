@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from gns_keras.core import advice as core
 from gns_keras.core.recommend import recommend
 from gns_keras.report.figure import draw
-from gns_keras.report.html import render_html
+from gns_keras.report.html import render_fragment, render_html
 from gns_keras.report.text import render, renderable
 from gns_keras.report.watched import evidence_from_monitor
 
@@ -18,8 +18,8 @@ from gns_keras.report.watched import evidence_from_monitor
 class Advice(core.Advice):
     """A recommended batch size and learning rate, with the evidence for them.
 
-    `print(advice)` shows it as a table, `rich.print(advice)` in colour. The attributes are those of
-    `gns_keras.core.advice.Advice`.
+    `print(advice)` shows it as a table, `rich.print(advice)` in colour; a notebook shows it as
+    HTML. The attributes are those of `gns_keras.core.advice.Advice`.
     """
 
     @classmethod
@@ -62,6 +62,14 @@ class Advice(core.Advice):
 
     def __rich__(self) -> RenderableType:
         return renderable(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows of it."""
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        return render_fragment(self)
 
     def to_html(self, path: str | PathLike[str]) -> None:
         """Writes a self-contained page: recommendation, table, warnings and method.

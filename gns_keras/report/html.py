@@ -40,6 +40,19 @@ svg text { font-size: 12px; fill: #1b1f24; } .frame { fill: none; stroke: #8c959
   .curve { stroke: #58a6ff; } .dot, .band { fill: #58a6ff; } .advised { fill: #3fb950; } }
 """
 
+# Of the page around it nothing is known but that it may be dark.
+FRAGMENT_STYLE = """
+.gns-keras { max-width: 52rem; }
+.gns-keras dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; }
+.gns-keras dt { font-weight: 600; } .gns-keras dd { margin: 0; }
+.gns-keras h2 { font-size: 1.05rem; }
+.gns-keras .answer { background: rgba(46, 160, 67, .15); border-radius: 8px; padding: .5rem 1rem; }
+.gns-keras .answer p { margin: .25rem 0; } .gns-keras .answer p:first-child { font-weight: 600; }
+.gns-keras .warnings, .gns-keras .first { background: rgba(187, 128, 9, .15); }
+.gns-keras .warnings { border-radius: 6px; padding: .5rem 1rem .5rem 2rem; }
+.gns-keras tr.advised { background: rgba(46, 160, 67, .15); font-weight: 600; }
+"""
+
 REFERENCES = (
     "S. McCandlish, J. Kaplan, D. Amodei et al.: An Empirical Model of Large-Batch Training. "
     "arXiv 1812.06162, 2018.",
@@ -80,6 +93,18 @@ def render_html(advice: Advice) -> str:
 </body>
 </html>
 """
+
+
+def render_fragment(advice: Advice) -> str:
+    """Returns the answer, its warnings and the table, to stand within another page."""
+    facts = "".join(
+        f"<dt>{escape(label)}</dt><dd>{escape(sentence)}</dd>"
+        for label, sentence in headlines(advice)
+    )
+    return (
+        f'<div class="gns-keras"><style>{FRAGMENT_STYLE}</style>{_answer(advice)}<dl>{facts}</dl>'
+        f"{_warnings(advice)}{_table(advice)}</div>"
+    )
 
 
 def _title(advice: Advice) -> str:

@@ -25,7 +25,9 @@ class Reproduction(ReproductionRecord):
 
     def __str__(self) -> str:
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-        console = Console(file=io.StringIO(), width=WIDTH, no_color=True, highlight=False)
+        console = Console(
+            file=io.StringIO(), width=WIDTH, no_color=True, highlight=False, force_jupyter=False
+        )
         console.print(renderable(self, plain_lines=not encoding.startswith("utf")))
         lines = console.file.getvalue().splitlines()
         return "\n".join(line.rstrip() for line in lines).strip("\n")

@@ -26,6 +26,10 @@ class SweepResult(core.SweepRecord):
     def __rich__(self) -> RenderableType:
         return renderable(self)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook and IPython show of it."""
+        printer.text(str(self))
+
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Writes the runs, one line each, with a heading.
 

@@ -25,7 +25,9 @@ def render(result: SweepRecord, *, width: int = WIDTH) -> str:
         width: Columns of the terminal; no line of the table is longer.
     """
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
+    console = Console(
+        file=io.StringIO(), width=width, no_color=True, highlight=False, force_jupyter=False
+    )
     console.print(renderable(result, plain_lines=not encoding.startswith("utf")))
     lines = console.file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n")

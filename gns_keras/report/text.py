@@ -33,6 +33,7 @@ def render(advice: Advice, *, width: int = WIDTH, color: bool = False) -> str:
         color_system="standard" if color else None,
         no_color=not color,
         highlight=False,
+        force_jupyter=False,  # In a notebook it would display the advice instead of writing it.
     )
     console.print(renderable(advice, plain_lines=not encoding.startswith("utf")))
     lines = console.file.getvalue().splitlines()

@@ -1,4 +1,4 @@
-"""How far a sweep has come, on the terminal."""
+"""How far a sweep has come, on the terminal or in a notebook."""
 
 from typing import Self
 
@@ -13,6 +13,7 @@ from rich.progress import (
 )
 
 from gns_keras.core.run_record import RunRecord
+from gns_keras.training.notebook import notebook_line
 
 
 class SweepProgress:
@@ -26,8 +27,10 @@ class SweepProgress:
     """
 
     def __init__(self, verbose: int) -> None:
+        console = Console(stderr=True)
+        self._line = notebook_line(verbose, console)
         self._progress = Progress(
-            TextColumn("sweep"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("runs"),
@@ -35,8 +38,8 @@ class SweepProgress:
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[last]}"),
-            console=Console(stderr=True),
-            disable=verbose == 0,
+            console=console,
+            disable=verbose == 0 or self._line is not None,
             # Runs take from seconds to hours, and the pace is the mean over many of them.
             speed_estimate_period=24 * 3600,
         )
@@ -48,10 +51,14 @@ class SweepProgress:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        if self._line is not None:
+            self._line.clear()
 
     def show(self, finished: int, wanted: int) -> None:
         """Sets the numbers of runs."""
         self._progress.update(self._task, completed=finished, total=wanted)
+        if self._line is not None:
+            self._line.show(self._progress, self._task)
 
     def tell(self, record: RunRecord) -> None:
         """Names the last run."""

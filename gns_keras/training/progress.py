@@ -1,10 +1,12 @@
-"""A progress bar for each part of a job, on a terminal only."""
+"""A progress bar for each part of a job, on a terminal; a line of text in a notebook."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gns_keras.training.notebook import notebook_line
 
 Stage = Callable[[str, float], Callable[[float], None]]
 
@@ -15,7 +17,7 @@ def progress_bars(verbose: int) -> Iterator[Stage]:
 
     Every part has its own bar and time left, because the parts run at different speeds. A part that
     ends early, at its goal, is shown as done. Nothing is written with `verbose` 0, nor where the
-    output is not a terminal.
+    output is neither a terminal nor a notebook.
     """
     progress = Progress(
         TextColumn("{task.description}"),
@@ -26,13 +28,22 @@ def progress_bars(verbose: int) -> Iterator[Stage]:
         console=Console(stderr=True),
         transient=True,
     )
-    progress.disable = not verbose or not progress.console.is_terminal
+    line = notebook_line(verbose, progress.console)
+    progress.disable = not verbose or line is not None or not progress.console.is_terminal
 
     def stage(description: str, total: float) -> Callable[[float], None]:
         for task in progress.tasks:
             progress.update(task.id, completed=task.total)
         identity = progress.add_task(description, total=total)
-        return lambda amount: progress.advance(identity, amount)
+
+        def advance(amount: float) -> None:
+            progress.advance(identity, amount)
+            if line is not None:
+                line.show(progress, identity)
+
+        return advance
 
     with progress:
         yield stage
+    if line is not None:
+        line.clear()

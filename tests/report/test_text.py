@@ -1,6 +1,7 @@
 """What a reader sees of an advice: terminal, HTML, figure."""
 
 import builtins
+import dataclasses
 import html.parser
 import math
 import sys
@@ -275,3 +276,21 @@ def test_without_matplotlib_the_message_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
     with pytest.raises(ModuleNotFoundError, match=r"gns-keras\[plot\]"):
         make_advice().plot()
+
+
+def test_in_a_notebook_the_text_is_returned_and_not_displayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = str(make_advice())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(make_advice()) == expected
+
+
+def test_what_a_notebook_shows_stands_within_its_page_and_runs_nothing() -> None:
+    hostile = dataclasses.replace(make_advice(), warnings=("<script>alert(1)</script>",))
+    shown = hostile._repr_html_()
+    assert "&lt;script&gt;" in shown
+    assert "<script" not in shown
+    style = shown.partition("<style>")[2].partition("</style>")[0]
+    rules = [selector for rule in style.split("}") for selector in rule.split("{")[0].split(",")]
+    assert all(not rule.strip() or rule.strip().startswith(".gns-keras") for rule in rules)

@@ -1,6 +1,8 @@
-"""Progress bars: on a terminal only, and done when a part ends early."""
+"""Progress bars: on a terminal, and done when a part ends early; a line in a notebook."""
 
 import io
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -41,4 +43,30 @@ def test_a_terminal_shows_every_part_with_its_share(terminal) -> None:
 def test_otherwise_nothing_is_written(terminal, verbose: int, is_terminal: bool) -> None:
     written = terminal(is_terminal)
     use(verbose)
+    assert written.getvalue() == ""
+
+
+def test_a_notebook_shows_a_line_that_is_written_over(
+    terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = terminal(False)
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, bundle: dict[str, str], raw: bool) -> None:
+            shown.append(bundle["text/plain"])
+
+    def display(bundle: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        Handle().update(bundle, raw)
+        return Handle()
+
+    ipython = types.SimpleNamespace(display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=ipython))
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    monkeypatch.setattr("gns_keras.training.notebook.SECONDS_BETWEEN", 0.0)
+    progress.Console(stderr=True).is_jupyter = True
+    use(verbose=1)
+    assert shown[0].startswith("first part: 40 %")
+    assert shown[1].startswith("second part: 50 %")
+    assert shown[-1] == ""
     assert written.getvalue() == ""

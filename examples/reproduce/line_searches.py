@@ -29,8 +29,8 @@ from gns_keras.training.line_search import LineSearchMeasurement
 
 TRAINED_AT = 64
 STAGES = {"early": 0.35, "late": 0.165}  # Training errors.
-SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-GRADIENTS = 100
+SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+GRADIENTS = 64
 SAMPLE = 4096
 CURVATURE_SHAPE = (64, 512)  # Batches, and examples in each.
 SEEDS = (20, 21, 22)
@@ -79,7 +79,8 @@ class Lines:
         shuffled = rng.permutation(len(labels))
         kept, rest = shuffled[:SAMPLE], shuffled[SAMPLE:]
         if self.search is None:
-            self.search = LineSearchMeasurement(self.loop.model, (table[kept], labels[kept]))
+            sample = (table[kept], labels[kept])
+            self.search = LineSearchMeasurement(self.loop.model, sample, jit_compile=True)
         points, step = [], 0.05
         for size in SIZES:
             rows = rng.choice(rest, (GRADIENTS, size))

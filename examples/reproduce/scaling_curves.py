@@ -1,8 +1,8 @@
 """Runs of a sweep once more, with training and test error along them.
 
-A sweep keeps the steps to its goals and nothing else. Here its runs at the best learning rates, and
-at those next to them, are trained again (the same weights, examples and order), and loss and error
-are evaluated at log-spaced steps on fixed samples: 5,000 training and 5,000 test images. That is
+A sweep keeps the steps to its goals and nothing else. Here its runs at the learning rates that are
+best for some goal are trained again (the same weights, examples and order), and loss and error are
+evaluated at log-spaced steps on fixed samples: 5,000 training and 5,000 test images. That is
 without the delay of a moving average, and alike for both. Goals are read off by interpolation,
 after a centred mean over five evaluations.
 """
@@ -145,16 +145,14 @@ def quick(task: Task) -> Task:
 
 
 def wanted(result: SweepRecord) -> dict[RunKey, float]:
-    """Runs to record, and examples of each: best for some goal, and their neighbours."""
+    """Runs to record, and examples of each: those at the best learning rate for some goal."""
     found = {}
     for size in result.batch_sizes:
         records = [record for record in result.records if record.batch_size == size]
-        rates = sorted({record.learning_rate for record in records})
         best = [one.learning_rate for goal in result.goals for one in result.best(goal)
                 if one.batch_size == size]  # fmt: skip
-        near = {i + d for i, rate in enumerate(rates) if rate in best for d in (-1, 0, 1)}
         for record in records:
-            if rates.index(record.learning_rate) in near and record.status != "diverged":
+            if record.learning_rate in best and record.status != "diverged":
                 limit = min(BEYOND * record.examples, result.max_examples)
                 found[record.key] = limit
     return found

@@ -86,7 +86,7 @@ TASKS: dict[str, Task] = CALIBRATION_TASKS | {
     SGD_TASK: ErrorTask(
         name=SGD_TASK, role="test", data="fashion_mnist", body=cnn, side=14, optimizer="sgd",
         learning_rate=0.03, levels_off=100.0, goals=ERRORS, half_life=2048.0,
-        batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096), max_examples=1_200_000,
+        batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048), max_examples=1_200_000,
     )
 }  # fmt: skip
 

@@ -27,6 +27,7 @@ class LineSearchMeasurement:
     Args:
         model: Compiled and built model, on one device.
         sample: `(x, y)`, examples that are in no batch to be measured; thousands.
+        jit_compile: Compile with XLA: faster where the model has no convolutions, on a CPU.
 
     Raises:
         NotImplementedError: Several replicas.
@@ -35,7 +36,7 @@ class LineSearchMeasurement:
     Reference: McCandlish et al. 2018, arXiv 1812.06162, section 2.2 and Figure 5.
     """
 
-    def __init__(self, model: keras.Model, sample: Any) -> None:
+    def __init__(self, model: keras.Model, sample: Any, *, jit_compile: bool = False) -> None:
         if not model.built:
             raise ValueError("The model has no weights yet. Call it on a batch, or fit it, first.")
         strategy = model.distribute_strategy
@@ -49,7 +50,7 @@ class LineSearchMeasurement:
         self._sample = keras.tree.map_structure(tf.convert_to_tensor, sample)
         self._variables = [variable.value for variable in model.trainable_variables]
         self._gradients = tf.function(self._all_gradients, autograph=False)
-        self._losses = tf.function(self._all_losses, autograph=False)
+        self._losses = tf.function(self._all_losses, jit_compile=jit_compile, autograph=False)
 
     def progress(self, batches: Any, first_step: float) -> tuple[Progress, float]:
         """The progress that steps along gradients of these batches can make.

@@ -59,9 +59,9 @@ class Classifier:
     noise: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> "Classifier":
+    def read(cls, name: str, folder: Path, seeds: int) -> "Classifier":
         """From the folder; what is missing is run."""
-        result = swept(TASKS[name], folder)
+        result = swept(TASKS[name], folder, seeds=seeds)
         return cls(
             name=name,
             result=result,
@@ -133,7 +133,7 @@ def figure(args: argparse.Namespace, split: str, *, hessian: tuple[str, ...] = (
     names = present(args)
     drawing, axes = new_figure(len(names))
     for row, name in zip(axes, names, strict=True):
-        one = Classifier.read(name, args.folder)
+        one = Classifier.read(name, args.folder, args.seeds)
         report(one, split, hessian=name in hessian)
         draw_row(row, one, split, hessian=name in hessian)
     if args.plot:

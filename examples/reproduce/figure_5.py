@@ -5,6 +5,7 @@
 Left from the sweep of `fashion_cnn_sgd`; right from the line searches of `line_searches.py`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import benchmarks_path  # noqa: F401
@@ -18,6 +19,20 @@ from gns_keras.core.sweep_result import SweepRecord
 
 ERRORS = (0.3, 0.2, 0.165)
 COLORS = ("C0", "C3")
+
+
+def finer(result: SweepRecord, folder: Path) -> SweepRecord:
+    """The sweep with learning rates in between, next to the best ones for the last goal.
+
+    The sweep's own are a factor of 2 apart about a centre that follows Eq. A.3 itself, with a
+    guessed `B*` of 100: close to that, a fit might find its own guess again.
+    """
+    rates = {}
+    for best in result.best(result.goals[-1]):
+        tried = {r.learning_rate for r in result.records if r.batch_size == best.batch_size}
+        between = {float(f"{best.learning_rate * 2**k:.4g}") for k in (-0.5, 0.5)}
+        rates[best.batch_size] = sorted(tried | between)
+    return swept(TASKS[SGD_TASK], folder, learning_rates=rates, what="finer")
 
 
 def draw_rates(axes: Any, result: SweepRecord) -> None:
@@ -96,7 +111,7 @@ def main() -> None:
     result = swept(TASKS[SGD_TASK], args.folder)
     found = line_searches(result, args.folder)
     figure, (axes,) = new_figure(1)
-    draw_rates(axes[0], result)
+    draw_rates(axes[0], finer(result, args.folder))
     draw_progress(axes[1], found)
     report(found)
     if args.plot:

@@ -25,14 +25,14 @@ from scaling_plots import (
     new_figure,
     save,
 )
-from scaling_tasks import TASKS, arguments, present, swept
+from scaling_tasks import LSTM_TASK, TASKS, arguments, present, swept
 
 from gns_keras.core.sweep_result import SweepRecord
 
 GENERATIVE = {
     "fashion_ae_adam": "Autoencoder, Fashion-MNIST, Adam",
     "fashion_vae_adam": "Variational autoencoder, Fashion-MNIST, Adam",
-    "text_lstm_adam": "LSTM, letters of Shakespeare, Adam",
+    LSTM_TASK: "LSTM, letters of Shakespeare, Adam",
 }
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     figure, axes = new_figure(len(names))
     for row, name in zip(axes, names, strict=True):
         task = TASKS[name]
-        result = swept(task, args.folder)
+        result = swept(task, args.folder, seeds=args.seeds)
         runs = noise_runs(name, result, args.folder)
         fronts = fronts_of(task, result)
         found = averages(task, runs, fronts)

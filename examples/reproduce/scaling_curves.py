@@ -4,7 +4,7 @@ A sweep keeps the steps to its goals and nothing else. Here its runs at the lear
 best for some goal are trained again (the same weights, examples and order), and loss and error are
 evaluated at log-spaced steps on fixed samples: 5,000 training and 5,000 test images. That is
 without the delay of a moving average, and alike for both. Goals are read off by interpolation,
-after a centred mean over five evaluations.
+after a centred mean over three evaluations.
 """
 
 import json
@@ -29,8 +29,8 @@ from gns_keras.sweep.stream import open_source
 
 EVALUATED = 5_000
 FIRST = 250  # Examples before the first evaluation.
-SPACING = 1.12  # Ratio of the steps of two evaluations.
-WINDOW = 5  # Evaluations in a mean.
+SPACING = 1.2  # Ratio of the steps of two evaluations.
+WINDOW = 3  # Evaluations in a mean.
 BEYOND = 1.5  # A run goes on for so many times the examples to its last goal, for the test goals.
 SPLITS, METRICS = ("train", "test"), ("loss", "error")
 
@@ -46,6 +46,9 @@ class Recorder:
         self.task = task
         self.source = open_source(task.examples)
         self._loops: dict[int, CompiledLoop] = {}
+        model = task.build_model()
+        (lookup,) = (layer for layer in model.layers if isinstance(layer, Lookup))
+        self._judge = keras.Model(lookup.output, model.output)
         images = image_arrays(task.data, task.side)
         held_out = [part[:EVALUATED] for part in test_arrays(task)]
         few = np.random.default_rng(1).permutation(len(images[0]))[:EVALUATED]
@@ -66,16 +69,15 @@ class Recorder:
         loop = self._loops[key.batch_size]
         keras.utils.set_random_seed(key.seed)
         loop.restart(initial_state(self.task.build_model(), self.source.few)[1], key.learning_rate)
-        evaluate = self._evaluation(loop.model)
         stream, size = Rows(self.source, key.seed), key.batch_size
         found: dict[str, list] = {"steps": [], "values": []}
         done, position = 0, max(1.0, FIRST / size)
-        while done < max_examples / size:
-            until = max(math.ceil(position), done + 1)
+        while done < math.ceil(max_examples / size):
+            until = min(max(math.ceil(position), done + 1), math.ceil(max_examples / size))
             self._advance(loop, stream, until - done, size)
             done, position = until, until * SPACING
             found["steps"].append(done)
-            found["values"].append([evaluate(x, y).numpy().tolist() for x, y in self._samples])
+            found["values"].append(self._values(loop.model))
             if not np.all(np.isfinite(found["values"][-1])):
                 break
         return found
@@ -93,20 +95,18 @@ class Recorder:
             loop.advance(tf.constant(block), now)
             steps -= now
 
-    def _evaluation(self, model: keras.Model) -> Any:
-        if not hasattr(model, "scaling_evaluation"):
-            (lookup,) = (layer for layer in model.layers if isinstance(layer, Lookup))
-            from_images = keras.Model(lookup.output, model.output)
+    def _values(self, model: keras.Model) -> list[list[float]]:
+        """Loss and error of both samples."""
+        for mine, trained in zip(self._judge.weights, model.weights, strict=True):
+            mine.assign(trained)
+        return [self._evaluate(*sample).numpy().tolist() for sample in self._samples]
 
-            @tf.function(jit_compile=True)
-            def evaluate(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-                logits = from_images(images, training=False)
-                losses = keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-                wrong = tf.cast(tf.argmax(logits, -1, tf.int32) != labels, tf.float32)
-                return tf.stack([tf.reduce_mean(losses), tf.reduce_mean(wrong)])
-
-            model.scaling_evaluation = evaluate
-        return model.scaling_evaluation
+    @tf.function(jit_compile=True)
+    def _evaluate(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        logits = self._judge(images, training=False)
+        losses = keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        wrong = tf.cast(tf.argmax(logits, -1, tf.int32) != labels, tf.float32)
+        return tf.stack([tf.reduce_mean(losses), tf.reduce_mean(wrong)])
 
 
 class Rows:
@@ -129,7 +129,7 @@ def recorded(name: str, result: SweepRecord, folder: Path) -> dict[RunKey, dict[
     path = folder / f"{name}_curves.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     recorder = None
-    for key, examples in wanted(result).items():
+    for key, examples in sorted(wanted(result).items()):
         label = f"{key.batch_size} {key.learning_rate!r} {key.seed}"
         if label not in known:
             recorder = recorder or Recorder(quick(TASKS[name]))
@@ -145,16 +145,18 @@ def quick(task: Task) -> Task:
 
 
 def wanted(result: SweepRecord) -> dict[RunKey, float]:
-    """Runs to record, and examples of each: those at the best learning rate for some goal."""
-    found = {}
-    for size in result.batch_sizes:
-        records = [record for record in result.records if record.batch_size == size]
-        best = [one.learning_rate for goal in result.goals for one in result.best(goal)
-                if one.batch_size == size]  # fmt: skip
-        for record in records:
-            if record.learning_rate in best and record.status != "diverged":
-                limit = min(BEYOND * record.examples, result.max_examples)
-                found[record.key] = limit
+    """Runs to record: those at the best learning rate for some goal.
+
+    Returns:
+        Examples to record of each: `BEYOND` times those to the last goal that it is the best for.
+    """
+    found: dict[RunKey, float] = {}
+    for index, goal in enumerate(result.goals):
+        best = {(one.batch_size, one.learning_rate) for one in result.best(goal)}
+        for record in result.records:
+            if (record.batch_size, record.learning_rate) in best:
+                examples = BEYOND * record.steps_to[index] * record.batch_size
+                found[record.key] = max(found.get(record.key, 0.0), examples)
     return found
 
 

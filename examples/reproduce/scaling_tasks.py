@@ -8,6 +8,8 @@ Fashion-MNIST, with goals of training error as in appendix A.3. The others are t
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from gns_keras.core.goals import Goal
 from gns_keras.tasks.datasets import load_arrays
 
 SGD_TASK = "fashion_cnn_sgd"
+LSTM_TASK = "text_lstm_adam_early"
 ERRORS = (0.4, 0.35, 0.3, 0.25, 0.22, 0.2, 0.18, 0.165)
 
 
@@ -87,7 +90,11 @@ TASKS: dict[str, Task] = CALIBRATION_TASKS | {
         name=SGD_TASK, role="test", data="fashion_mnist", body=cnn, side=14, optimizer="sgd",
         learning_rate=0.03, levels_off=100.0, goals=ERRORS, half_life=2048.0,
         batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048), max_examples=1_200_000,
-    )
+    ),
+    LSTM_TASK: replace(
+        CALIBRATION_TASKS["text_lstm_adam"], name=LSTM_TASK, goals=(2.8, 2.6, 2.4),
+        max_examples=150_000,
+    ),
 }  # fmt: skip
 
 
@@ -98,25 +105,35 @@ def goals_of(task: Task) -> list[Goal]:
     return [Goal.of(goal) for goal in task.goals]
 
 
-def swept(task: Task, folder: Path) -> SweepResult:
+def swept(
+    task: Task,
+    folder: Path,
+    *,
+    learning_rates: Mapping[int, Sequence[float]] | None = None,
+    what: str = "sweep",
+    seeds: int = SWEEP_SEEDS,
+) -> SweepResult:
     """The sweep of a task, from the folder as far as it is there.
 
     Args:
         task: The task.
         folder: Where stores are kept, one a task.
+        learning_rates: Others than the task's own, by batch size.
+        what: Ending of the file's name.
+        seeds: Of every learning rate; a finished sweep is used with those that it has.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    finished = folder / f"{task.name}_sweep.json"
+    finished = folder / f"{task.name}_{what}.json"
     if finished.exists():
         return SweepResult.from_json(finished.read_text())
     result = sweep(
         task.build_model,
         task.examples,
-        batch_sizes=task.batch_sizes,
+        batch_sizes=task.batch_sizes if learning_rates is None else sorted(learning_rates),
         goals=goals_of(task),
-        learning_rates=task.grid,
+        learning_rates=learning_rates or task.grid,
         max_examples=task.max_examples,
-        seeds=SWEEP_SEEDS,
+        seeds=seeds,
         store=folder / f"{task.name}.sqlite",
         half_life=task.half_life,
         jit_compile=True,
@@ -156,6 +173,7 @@ def arguments(description: str | None, tasks: tuple[str, ...]) -> argparse.Names
     add("--folder", type=Path, default=Path("scaling"), help="where runs are kept; made if missing")
     add("--tasks", nargs="+", default=list(tasks), choices=list(TASKS))
     add("--plot", type=Path, help="the figure")
+    add("--seeds", type=int, default=SWEEP_SEEDS, help="of every learning rate of a new sweep")
     add("--only-from-folder", action="store_true", help="leave out tasks that have not been swept")
     return parser.parse_args()
 

@@ -1,16 +1,63 @@
-"""Figure 19: Pareto fronts and critical batch sizes of image classifiers, goals of test error.
+"""Figure 19: Pareto fronts and critical batch sizes with goals of test error.
 
-python examples/reproduce/figure_19.py --folder scaling --plot docs/reproduction/figure_19.png
+    python examples/reproduce/figure_19.py --folder scaling --plot docs/reproduction/figure_19.png
+
+From runs of the sweep, trained again with test and training error evaluated along them on samples
+of 5,000 images. Both are read off alike, so that they can be compared.
 """
 
+import math
+from typing import Any
+
 import benchmarks_path  # noqa: F401
-from classifiers import CLASSIFIERS, figure
-from scaling_tasks import arguments
+from scaling_curves import Front, front, recorded
+from scaling_plots import draw_critical, draw_fronts, interval, limits, new_figure, save
+from scaling_tasks import SGD_TASK, TASKS, arguments, swept
+
+ERRORS = (0.35, 0.3, 0.27, 0.25, 0.23, 0.22, 0.21, 0.2)
+
+
+def draw_both(axes: Any, test: list[Front], train: list[Front]) -> None:
+    """Critical batch sizes: full for test goals, open for training goals beside them."""
+    draw_critical(axes, test, "examples", "error")
+    for one in train:
+        value, (low, high) = one.fit.critical_batch_size, one.fit.interval
+        if one.fit.resolved:
+            axes.errorbar(
+                one.goal + 0.0015, value, yerr=[[value - low], [high - value]],
+                fmt="o", ms=5, mfc="none", color="0.5", capsize=3,
+                label="training goals" if one is train[-1] else None,
+            )  # fmt: skip
+    limits(axes, test)
+    axes.legend(fontsize=7)
 
 
 def main() -> None:
-    """Runs what is missing, prints the tables, and draws."""
-    figure(arguments(__doc__, CLASSIFIERS), "test")
+    """Runs what is missing, prints the table, and draws."""
+    args = arguments(__doc__, (SGD_TASK,))
+    result = swept(TASKS[SGD_TASK], args.folder, seeds=args.seeds)
+    runs = recorded(SGD_TASK, result, args.folder, may_run=not args.only_from_folder)
+    fronts = {
+        split: [one for error in ERRORS if (one := front(runs, split, "error", error)) is not None]
+        for split in ("test", "train")
+    }
+    print("error | test: sizes | critical batch size | rms | training: sizes | critical | rms | "
+          "test over training")  # fmt: skip
+    for one in fronts["test"]:
+        (other,) = (found for found in fronts["train"] if found.goal == one.goal)
+        cells = [f"{one.goal:g}"]
+        for fit, rates in ((one.fit, one.rates), (other.fit, other.rates)):
+            cells += [f"{len(rates)}", interval(fit.critical_batch_size, fit.interval)]
+            cells.append(f"{fit.residual_rms:.3f}")
+        ratio = one.fit.critical_batch_size / other.fit.critical_batch_size
+        error = math.hypot(one.fit.log_error, other.fit.log_error)
+        cells.append(f"{ratio:.2f} (standard errors of both: a factor of {math.exp(error):.2f})")
+        print(" | ".join(cells))
+    figure, (axes,) = new_figure(1)
+    draw_fronts(axes[0], fronts["test"], "examples", "Fashion-MNIST, CNN, SGD", "test error")
+    draw_both(axes[1], fronts["test"], fronts["train"])
+    if args.plot:
+        save(figure, args.plot)
 
 
 if __name__ == "__main__":

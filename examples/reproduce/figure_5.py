@@ -5,7 +5,7 @@
 Left from the sweep of `fashion_cnn_sgd`; right from the line searches of `line_searches.py`.
 """
 
-from pathlib import Path
+import argparse
 from typing import Any
 
 import benchmarks_path  # noqa: F401
@@ -21,18 +21,20 @@ ERRORS = (0.3, 0.2, 0.165)
 COLORS = ("C0", "C3")
 
 
-def finer(result: SweepRecord, folder: Path) -> SweepRecord:
-    """The sweep with learning rates in between, next to the best ones for the last goal.
+def finer(result: SweepRecord, args: argparse.Namespace) -> SweepRecord | None:
+    """Every second batch size with learning rates in between, next to the best for the last goal.
 
     The sweep's own are a factor of 2 apart about a centre that follows Eq. A.3 itself, with a
     guessed `B*` of 100: close to that, a fit might find its own guess again.
     """
+    if args.only_from_folder and not (args.folder / f"{SGD_TASK}_finer.json").exists():
+        return None
     rates = {}
-    for best in result.best(result.goals[-1]):
+    for best in result.best(result.goals[-1])[::2]:
         tried = {r.learning_rate for r in result.records if r.batch_size == best.batch_size}
         between = {float(f"{best.learning_rate * 2**k:.4g}") for k in (-0.5, 0.5)}
         rates[best.batch_size] = sorted(tried | between)
-    return swept(TASKS[SGD_TASK], folder, learning_rates=rates, what="finer")
+    return swept(TASKS[SGD_TASK], args.folder, learning_rates=rates, what="finer")
 
 
 def draw_rates(axes: Any, result: SweepRecord) -> None:
@@ -60,9 +62,21 @@ def draw_rates(axes: Any, result: SweepRecord) -> None:
     axes.set_title("Best learning rate", fontsize=10)
 
 
+def draw_finer(axes: Any, result: SweepRecord) -> None:
+    """The last goal's learning rates once more, from closer ones."""
+    goal = result.goals[-1]
+    fit = result.learning_rate_fit(goal, alpha=1.0)
+    points = result.best_learning_rates(goal)
+    axes.plot(list(points), [point.learning_rate for point in points.values()], "kx", ms=5)
+    print(f"with closer learning rates, {goal.label}: "
+          f"{interval(fit.critical_batch_size, fit.interval)}; "
+          f"eps_* {interval(fit.max_learning_rate, fit.max_learning_rate_interval)}; "
+          + ", ".join(f"{size}: {p.learning_rate:.3g}" for size, p in points.items()))  # fmt: skip
+
+
 def draw_progress(axes: Any, found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Progress over that at the largest batch size; every seed, and the fit of Eq. 2.7."""
-    logarithmic(axes, "batch size", "progress of a step, over that of the largest batch")
+    logarithmic(axes, "batch size", "progress of one step, over that at 2,048")
     for stage, color in zip(STAGES, COLORS, strict=True):
         fits = []
         for seed, stages in found.items():
@@ -80,7 +94,7 @@ def draw_progress(axes: Any, found: dict[str, dict[str, dict[str, Any]]]) -> Non
         axes.axvline(geometric_mean(scales)[0], color=color, ls="--", lw=0.9)
     axes.plot([], [], "k--", lw=0.9, label="$B_{noise}$ by Hessian-vector products")
     axes.legend(fontsize=8)
-    axes.set_title("Progress of one step (lines: Eq. 2.7)", fontsize=10)
+    axes.set_title("Progress of one step, every seed (lines: Eq. 2.7)", fontsize=10)
 
 
 def report(found: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -109,9 +123,11 @@ def main() -> None:
     """Runs what is missing, prints the fits, and draws."""
     args = arguments(__doc__, (SGD_TASK,))
     result = swept(TASKS[SGD_TASK], args.folder)
-    found = line_searches(result, args.folder)
+    found = line_searches(result, args.folder, may_run=not args.only_from_folder)
     figure, (axes,) = new_figure(1)
-    draw_rates(axes[0], finer(result, args.folder))
+    draw_rates(axes[0], result)
+    if (closer := finer(result, args)) is not None:
+        draw_finer(axes[0], closer)
     draw_progress(axes[1], found)
     report(found)
     if args.plot:

@@ -137,13 +137,15 @@ def fits_of(stage: dict[str, Any]) -> StageFits:
     )
 
 
-def line_searches(result: SweepRecord, folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Measurements by seed and stage; makes those that are missing."""
+def line_searches(
+    result: SweepRecord, folder: Path, *, may_run: bool = True
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Measurements by seed and stage; makes those that are missing, if it may."""
     path = folder / "line_searches.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     lines = None
     for seed in map(str, SEEDS):
-        if seed not in known:
+        if may_run and seed not in known:
             lines = lines or Lines()
             known[seed] = lines.stages(result, int(seed))
             write(path, json.dumps(known))

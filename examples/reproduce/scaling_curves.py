@@ -10,7 +10,7 @@ after a centred mean over three evaluations.
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from calibration_tasks import Lookup, Task, image_arrays
-from scaling_tasks import SGD_TASK, TASKS, test_arrays, write
+from scaling_tasks import TASKS, test_arrays, write
 
 from gns_keras.core.sweep_policy import RunKey, RunOutcome, best_run
 from gns_keras.core.sweep_result import SweepRecord
@@ -124,24 +124,21 @@ class Rows:
         return taken
 
 
-def recorded(name: str, result: SweepRecord, folder: Path) -> dict[RunKey, dict[str, list]]:
-    """All recorded runs of a task; makes those that are missing."""
+def recorded(
+    name: str, result: SweepRecord, folder: Path, *, may_run: bool = True
+) -> dict[RunKey, dict[str, list]]:
+    """All recorded runs of a task; makes those that are missing, if it may."""
     path = folder / f"{name}_curves.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     recorder = None
-    for key, examples in sorted(wanted(result).items()):
+    for key, examples in sorted(wanted(result).items()) if may_run else ():
         label = f"{key.batch_size} {key.learning_rate!r} {key.seed}"
         if label not in known:
-            recorder = recorder or Recorder(quick(TASKS[name]))
+            recorder = recorder or Recorder(TASKS[name])
             known[label] = recorder.run(key, examples)
             write(path, json.dumps(known))
             print(f"{name}: {label}, {known[label]['steps'][-1]} steps", flush=True)
     return {_key_of(label): run for label, run in known.items()}
-
-
-def quick(task: Task) -> Task:
-    """The task with a faster form of the same network."""
-    return replace(task, body=TASKS[SGD_TASK].body) if "_cnn_" in task.name else task
 
 
 def wanted(result: SweepRecord) -> dict[RunKey, float]:

@@ -26,15 +26,20 @@ NO_DELAY = 1e-9
 LOSSES = {SGD_TASK: (1.2, 1.0, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.46)}
 
 
-def noise_runs(name: str, result: SweepRecord, folder: Path) -> list[dict[str, Any]]:
+def noise_runs(
+    name: str, result: SweepRecord, folder: Path, *, may_run: bool = True
+) -> list[dict[str, Any]]:
     """Measured runs of a task; makes those that are missing.
 
     Args:
         name: Of the task.
         result: Its sweep, which knows the learning rate.
         folder: Where `<task>_<seed>.json` are kept.
+        may_run: Whether to make any.
     """
     paths = [folder / f"{name}_{seed}.json" for seed in RUN_SEEDS]
+    if not may_run:
+        return [json.loads(path.read_text()) for path in paths if path.exists()]
     rate, first = base_run(result)
     training = None
     for seed, path in zip(RUN_SEEDS, paths, strict=True):

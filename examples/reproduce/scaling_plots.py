@@ -34,12 +34,16 @@ def save(figure: Any, path: Path) -> None:
 def logarithmic(axes: Any, x: str, y: str) -> None:
     """Logarithmic axes with ticks that can be read."""
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    for axis in (axes.xaxis, axes.yaxis):
+    _ticks(axes.xaxis, axes.yaxis)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+
+
+def _ticks(*those: Any) -> None:
+    for axis in those:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(short)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
 
 
 def short(value: float, _: int = 0) -> str:
@@ -67,6 +71,7 @@ def draw_fronts(axes: Any, fronts: Sequence[Front], unit: str, title: str, what:
 def draw_critical(axes: Any, fronts: Sequence[Front], unit: str, what: str) -> None:
     """Critical batch sizes with 95 % intervals against the goal; triangles are bounds."""
     axes.set(yscale="log", xlabel=what, ylabel=f"batch size, {unit}")
+    _ticks(axes.yaxis)
     shown = list(zip(fronts, shades(fronts), strict=True))
     for index, (front, color) in enumerate(shown):
         value, (low, high) = front.fit.critical_batch_size, front.fit.interval

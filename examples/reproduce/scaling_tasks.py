@@ -174,7 +174,7 @@ def arguments(description: str | None, tasks: tuple[str, ...]) -> argparse.Names
     add("--tasks", nargs="+", default=list(tasks), choices=list(TASKS))
     add("--plot", type=Path, help="the figure")
     add("--seeds", type=int, default=SWEEP_SEEDS, help="of every learning rate of a new sweep")
-    add("--only-from-folder", action="store_true", help="leave out tasks that have not been swept")
+    add("--only-from-folder", action="store_true", help="run nothing, leave out what is missing")
     return parser.parse_args()
 
 

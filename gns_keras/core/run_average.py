@@ -65,9 +65,12 @@ def average_over_runs(
 ) -> NoiseScale:
     """The noise scale of a stretch of training, from several runs of one kind: one ratio of sums.
 
-    A run contributes `sum ds_i B_i` and `sum ds_i`. With one run or two the interval is that of
-    `average_along_run`: it holds the errors and swings within the runs. From three on it comes from
-    the differences between runs, and holds what differs from seed to seed.
+    The value for one run is that of `average_along_run`. Early in training `|G|^2` changes by
+    orders of magnitude from snapshot to snapshot, and with it the weights `c_i`, so the interval is
+    taken from the two shares of a step instead, `S/(B Y + S) = B_i/(B + B_i)` and
+    `Y/(B Y + S) = 1/(B + B_i)`, which stay within bounds: the value is the ratio of their sums over
+    `dt`. With one run or two the interval holds the errors and swings within the runs; from three
+    on it comes from the differences between runs, and holds what differs from seed to seed.
 
     Args:
         runs: Snapshots of every run, in order.
@@ -75,10 +78,10 @@ def average_over_runs(
         confidence: Coverage of the interval.
 
     Returns:
-        The noise scale, as from `average_along_run`; runs with fewer than two snapshots are left
-        out.
+        The noise scale; `trace_cov` and `grad_sq_norm` are those two shares, on average. Runs with
+        fewer than two snapshots are left out.
     """
-    sums = [_moments(points, base_batch_size) for points in runs]
+    sums = [_shares(points, base_batch_size) for points in runs]
     sums = [moments for moments in sums if moments.num_steps > 1]
     pair = _pair_within(sums) if len(sums) < RUNS_FOR_SPREAD else _pair_between(sums)
     return noise_scale_from_pair(
@@ -128,20 +131,35 @@ def _pair_within(sums: Sequence[Moments]) -> PairEstimate:
 
 def _moments(points: Sequence[NoisePoint], base_batch_size: int) -> Moments:
     """Sums of `c_i S_i` and `c_i Y_i` over the snapshots that say anything."""
-    known = [point for point in points if np.isfinite(point.noise_scale.trace_cov)]
-    scales = [point.noise_scale for point in known]
-    trace = np.array([scale.trace_cov for scale in scales])
-    grad = np.array([scale.grad_sq_norm for scale in scales])
-    seen = np.array([0, *(point.examples_seen for point in known)], dtype=np.float64)
-    size = base_batch_size * grad + trace
-    return Moments.of(
-        StepObservations(
-            trace_cov=trace,
-            mean_sq_norm=grad,
-            inverse_size=np.zeros_like(grad),  # The snapshots have taken S/N off already.
-            num_examples=np.where(size > 0, np.diff(seen) / np.where(size > 0, size, 1.0), 0.0),
-        )
+    trace, grad, size, seen = _snapshots(points, base_batch_size)
+    return Moments.of(_observations(trace, grad, seen / size))
+
+
+def _shares(points: Sequence[NoisePoint], base_batch_size: int) -> Moments:
+    """The same sums, as those of `dt_i` times bounded shares."""
+    trace, grad, size, seen = _snapshots(points, base_batch_size)
+    return Moments.of(_observations(trace / size, grad / size, seen))
+
+
+def _observations(trace: FloatArray, grad: FloatArray, weight: FloatArray) -> StepObservations:
+    return StepObservations(
+        trace_cov=trace,
+        mean_sq_norm=grad,
+        inverse_size=np.zeros_like(grad),  # The snapshots have taken S/N off already.
+        num_examples=weight,
     )
+
+
+def _snapshots(
+    points: Sequence[NoisePoint], base_batch_size: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """`S_i`, `Y_i`, `B Y_i + S_i` and `dt_i` in examples; 0 where the last but one is no number."""
+    known = [point for point in points if np.isfinite(point.noise_scale.trace_cov)]
+    trace = np.array([point.noise_scale.trace_cov for point in known])
+    grad = np.array([point.noise_scale.grad_sq_norm for point in known])
+    seen = np.diff(np.array([0, *(point.examples_seen for point in known)], dtype=np.float64))
+    size = base_batch_size * grad + trace
+    return trace, grad, np.where(size > 0, size, 1.0), np.where(size > 0, seen, 0.0)
 
 
 def _examples_measured(runs: Sequence[Sequence[NoisePoint]]) -> float:

@@ -44,7 +44,8 @@ svg text { font-size: 12px; fill: #1b1f24; } .frame { fill: none; stroke: #8c959
 FRAGMENT_STYLE = """
 .gns-keras { max-width: 52rem; }
 .gns-keras dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; }
-.gns-keras dt { font-weight: 600; } .gns-keras dd { margin: 0; }
+.gns-keras dt { font-weight: 600; white-space: nowrap; float: none; width: auto; }
+.gns-keras dd { margin: 0; float: none; width: auto; }
 .gns-keras h2 { font-size: 1.05rem; }
 .gns-keras .answer { background: rgba(46, 160, 67, .15); border-radius: 8px; padding: .5rem 1rem; }
 .gns-keras .answer p { margin: .25rem 0; } .gns-keras .answer p:first-child { font-weight: 600; }

@@ -16,7 +16,9 @@ off. It is kept for comparison; nothing in this package recommends it.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 FORMS = ("saturating", "linear")
 
@@ -142,6 +144,11 @@ class LearningRateRule:
     def get_config(self) -> dict[str, float | str | None]:
         """Returns the arguments that make this rule again."""
         return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "LearningRateRule":
+        """Makes a rule from `get_config()`."""
+        return cls(**config)
 
     @classmethod
     def for_optimizer(cls, optimizer: object) -> "LearningRateRule":

@@ -13,10 +13,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constr
 advise: export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help advise test test-slow lint format bench docs clean
+.PHONY: help advise test test-slow test-versions lint format bench bench-quick docs clean
 
 help:  ## Show this list.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 advise: $(VENV)/.ready-run  ## Measure the noise scale on real digits and print a recommendation.
 	$(BIN)/gns-keras advise digits
@@ -27,6 +27,9 @@ test: lint  ## Lint, types, and all tests but the slow ones.
 test-slow: $(VENV)/.ready-test  ## The slow tests: coverage of intervals, many seeds.
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
+test-versions: $(VENV)/.created  ## Quick tests on every supported Python and Keras found here.
+	$(BIN)/python tests/versions.py
+
 lint: $(VENV)/.ready-test  ## Style, formatting, types of gns_keras.core.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,14 +39,17 @@ format: $(VENV)/.ready-test  ## Let ruff mend what it can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready-test  ## Overhead of the monitor, as a ratio to plain fit.
-	$(BIN)/python benchmarks/overhead.py
+bench: $(VENV)/.ready-test  ## Every table of docs/performance.md; wants an idle machine.
+	$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(VENV)/.ready-test  ## The same with fewer rows and repeats: about five minutes.
+	$(BIN)/python benchmarks/bench.py --quick
 
 docs: $(VENV)/.ready-docs  ## Build the documentation into site/.
 	$(BIN)/mkdocs build --strict
 
 clean:  ## Remove the environment and everything built.
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .versions build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from: a second run installs nothing. The environment has

@@ -16,7 +16,7 @@ advise: export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help advise test test-slow test-versions lint format bench bench-quick docs clean
 
 help:  ## Show this list.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 advise: $(VENV)/.ready-run  ## Measure the noise scale on real digits and print a recommendation.
 	$(BIN)/gns-keras advise digits

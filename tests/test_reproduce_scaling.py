@@ -8,10 +8,12 @@ import keras
 import numpy as np
 import pytest
 
+from gns_keras import sweep
 from gns_keras.core.goals import Goal
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_policy import RunKey
 from gns_keras.core.sweep_result import SweepRecord
+from gns_keras.sweep.loop import CompiledLoop
 from gns_keras.sweep.stream import ArraySource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples/reproduce"))
@@ -108,6 +110,32 @@ def test_rows_come_in_the_order_of_a_sweep() -> None:
     taken = np.concatenate([rows.take(count) for count in (7, 64, 1)])
     block = next(source.blocks(3, 8)).numpy().ravel()
     assert np.array_equal(taken, block[:72])
+
+
+def test_a_recorded_run_is_that_of_the_sweep() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4)).astype("float32")
+    y = x @ rng.normal(size=(4, 1)).astype("float32")
+
+    def build() -> keras.Model:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.03), "mse")
+        return model
+
+    # Nothing is smoothed: the last loss is that of the last batch. More than one epoch.
+    (record,) = sweep(
+        build, (x, y), batch_sizes=[8], goals=[1e-12], learning_rates=[0.03], max_examples=800,
+        seeds=[5], half_life=0.0, jit_compile=False, verbose=0,
+    ).records  # fmt: skip
+    source = ArraySource((x, y))
+    keras.utils.set_random_seed(5)
+    loop = CompiledLoop(build(), source, 8, jit_compile=False)
+    loop.restart(loop.initial_state, 0.03)
+    rows = scaling_curves.Rows(source, seed=5)
+    parts = [scaling_curves.advance(loop, rows, steps, 8) for steps in (1, 30, 69)]
+    values = np.concatenate(parts)
+    assert len(values) == record.steps == 100
+    assert values[-1, loop.metric_names.index("loss")] == record.last_loss
 
 
 def noise_run(scale: float, length: int = 2000) -> dict:

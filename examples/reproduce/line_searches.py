@@ -14,9 +14,8 @@ from typing import Any
 import benchmarks_path  # noqa: F401
 import keras
 import numpy as np
-import tensorflow as tf
 from calibration_tasks import image_arrays
-from scaling_curves import Rows
+from scaling_curves import Rows, advance
 from scaling_tasks import SGD_TASK, TASKS, error_goal, write
 
 from gns_keras.core.learning_rate_fit import LearningRateFit, fit_learning_rate_rule
@@ -28,6 +27,7 @@ from gns_keras.training.curvature_measurement import CurvatureMeasurement
 from gns_keras.training.line_search import LineSearchMeasurement
 
 TRAINED_AT = 64
+LAST = 50  # Steps whose mean loss is stated.
 STAGES = {"early": 0.35, "late": 0.165}  # Training errors.
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 GRADIENTS = 64
@@ -57,21 +57,11 @@ class Lines:
         found, done = {}, 0
         for name, one in best.items():
             steps = round(one.steps)
-            loss = self._train(rows, steps - done)
+            values = advance(self.loop, rows, steps - done, TRAINED_AT)
+            losses = values[-LAST:, self.loop.metric_names.index("loss")]
             done = steps
-            found[name] = {"steps": steps, "loss": loss} | self._measure(seed)
+            found[name] = {"steps": steps, "loss": float(losses.mean())} | self._measure(seed)
         return found
-
-    def _train(self, rows: Rows, steps: int) -> float:
-        most, losses = self.source.block_steps(TRAINED_AT), []
-        while steps:
-            now = min(steps, most)
-            block = np.zeros((most, TRAINED_AT), np.int32)
-            block[:now] = rows.take(now * TRAINED_AT).reshape(now, TRAINED_AT)
-            values = self.loop.advance(tf.constant(block), now)
-            losses = [*losses, *values[:, self.loop.metric_names.index("loss")]][-50:]
-            steps -= now
-        return float(np.mean(losses))
 
     def _measure(self, seed: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, 7))

@@ -74,7 +74,7 @@ class Recorder:
         done, position = 0, max(1.0, FIRST / size)
         while done < math.ceil(max_examples / size):
             until = min(max(math.ceil(position), done + 1), math.ceil(max_examples / size))
-            self._advance(loop, stream, until - done, size)
+            advance(loop, stream, until - done, size)
             done, position = until, until * SPACING
             found["steps"].append(done)
             found["values"].append(self._values(loop.model))
@@ -85,15 +85,6 @@ class Recorder:
     def _new_loop(self, key: RunKey) -> CompiledLoop:
         keras.utils.set_random_seed(key.seed)
         return CompiledLoop(self.task.build_model(), self.source, key.batch_size, jit_compile=True)
-
-    def _advance(self, loop: CompiledLoop, stream: "Rows", steps: int, size: int) -> None:
-        most = self.source.block_steps(size)
-        while steps:
-            now = min(steps, most)
-            block = np.zeros((most, size), np.int32)
-            block[:now] = stream.take(now * size).reshape(now, size)
-            loop.advance(tf.constant(block), now)
-            steps -= now
 
     def _values(self, model: keras.Model) -> list[list[float]]:
         """Loss and error of both samples."""
@@ -113,6 +104,7 @@ class Rows:
     """Row numbers in the order of a sweep's run, as many as asked for."""
 
     def __init__(self, source: Any, seed: int) -> None:
+        self.block_steps = source.block_steps
         self._blocks: Iterator[Any] = source.blocks(seed, 1)
         self._rest = np.empty(0, np.int32)
 
@@ -122,6 +114,26 @@ class Rows:
             self._rest = np.concatenate([self._rest, next(self._blocks).numpy().ravel()])
         taken, self._rest = np.split(self._rest, [count])
         return taken
+
+
+def advance(loop: CompiledLoop, rows: Rows, steps: int, batch_size: int) -> np.ndarray:
+    """Trains further; metrics of each step's own batch, shape `(steps, metrics)`.
+
+    Args:
+        loop: At this batch size.
+        rows: Where its examples come from.
+        steps: Number of steps.
+        batch_size: Examples a step.
+    """
+    most = rows.block_steps(batch_size)
+    values = []
+    while steps:
+        now = min(steps, most)
+        block = np.zeros((most, batch_size), np.int32)
+        block[:now] = rows.take(now * batch_size).reshape(now, batch_size)
+        values.append(loop.advance(tf.constant(block), now))
+        steps -= now
+    return np.concatenate(values)
 
 
 def recorded(

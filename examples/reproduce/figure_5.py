@@ -67,7 +67,9 @@ def draw_finer(axes: Any, result: SweepRecord) -> None:
     goal = result.goals[-1]
     fit = result.learning_rate_fit(goal, alpha=1.0)
     points = result.best_learning_rates(goal)
-    axes.plot(list(points), [point.learning_rate for point in points.values()], "kx", ms=5)
+    axes.plot(
+        list(points), [point.learning_rate for point in points.values()], "kx", ms=6, zorder=4
+    )
     print(f"with closer learning rates, {goal.label}: "
           f"{interval(fit.critical_batch_size, fit.interval)}; "
           f"eps_* {interval(fit.max_learning_rate, fit.max_learning_rate_interval)}; "
@@ -92,6 +94,7 @@ def draw_progress(axes: Any, found: dict[str, dict[str, dict[str, Any]]]) -> Non
             axes.plot(grid, fit.shared.at(grid) / top, color=color, lw=1, label=label)
         scales = [fit.noise[0] for fit in fits]
         axes.axvline(geometric_mean(scales)[0], color=color, ls="--", lw=0.9)
+    axes.set_ylim(0.01, 1.3)
     axes.plot([], [], "k--", lw=0.9, label="$B_{noise}$ by Hessian-vector products")
     axes.legend(fontsize=8)
     axes.set_title("Progress of one step, every seed (lines: Eq. 2.7)", fontsize=10)

@@ -68,14 +68,16 @@ def draw_fronts(axes: Any, fronts: Sequence[Front], unit: str, title: str, what:
     axes.legend(fontsize=7, title=what, title_fontsize=7)
 
 
-def draw_critical(axes: Any, fronts: Sequence[Front], unit: str, what: str) -> None:
+def draw_critical(
+    axes: Any, fronts: Sequence[Front], unit: str, what: str, name: str = "critical batch size"
+) -> None:
     """Critical batch sizes with 95 % intervals against the goal; triangles are bounds."""
     axes.set(yscale="log", xlabel=what, ylabel=f"batch size, {unit}")
     _ticks(axes.yaxis)
     shown = list(zip(fronts, shades(fronts), strict=True))
     for index, (front, color) in enumerate(shown):
         value, (low, high) = front.fit.critical_batch_size, front.fit.interval
-        label = "critical batch size" if index == len(shown) - 1 else None
+        label = name if index == len(shown) - 1 else None
         if front.fit.resolved:
             axes.errorbar(
                 front.goal, value, yerr=[[value - low], [high - value]],

@@ -2,10 +2,10 @@
 
     python examples/reproduce/figure_4.py --folder table_1 --plot docs/reproduction/figure_4.png
 
-Three kinds of points: tasks of the paper, from what table_1.py has left in its folder; the small
-tasks of docs/validation.md, whose table is read; and the paper's own Table 1. The prediction is the
-simple noise scale at frozen weights, averaged with the weights of appendix D up to the goal, in the
-unit of the batch sizes, and without any factor.
+Four kinds of points: tasks of the paper, from what table_1.py has left in its folder; the small
+tasks of docs/validation.md and docs/reproduction/scaling.md, whose tables are read; and the paper's
+own Table 1. The prediction is the simple noise scale at frozen weights, averaged with the weights
+of appendix D up to the goal, in the unit of the batch sizes, and without any factor.
 """
 
 import argparse
@@ -21,9 +21,15 @@ import table_1
 from gns_keras import Reproduction, SweepResult
 from gns_keras.tasks.paper import TABLE_1
 
-VALIDATION = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+VALIDATION, SCALING = DOCS / "validation.md", DOCS / "reproduction" / "scaling.md"
 _INTERVAL = re.compile(r"^([\d.e+]+) \(([\d.e+]+) to ([\d.e+]+|inf)\)$")
-KINDS = {"measured here": "C3", "small tasks (validation.md)": "0.6", "the paper's Table 1": "C0"}
+KINDS = {
+    "measured here": "C3",
+    "small tasks (validation.md)": "0.6",
+    "figures 7, 9, 14 in small (scaling.md)": "C1",
+    "the paper's Table 1": "C0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,30 @@ def of_validation(text: str) -> list[Point]:
     return found
 
 
+def of_scaling(text: str) -> list[Point]:
+    """Rows with both numbers, of all tables of the page that have a column for either."""
+    found, names = [], []
+    for line in text.splitlines():
+        row = cells(line) if line.startswith("|") else []
+        if "critical batch size" in row and "over critical" in row:
+            names = [name.partition(",")[0].strip("`") for name in row]
+        if not row:
+            names = []
+        if not names:
+            continue
+        values = dict(zip(reversed(names), reversed(row), strict=True))  # The first B_simple.
+        critical, noise = (numbers(values[n]) for n in ("critical batch size", "B_simple"))
+        if critical is not None and noise is not None:
+            found.append(
+                Point(
+                    kind="figures 7, 9, 14 in small (scaling.md)", label=" ".join(row[:2]),
+                    noise_scale=noise[0], noise_interval=noise[1:],
+                    critical=critical[0], critical_interval=critical[1:],
+                )
+            )  # fmt: skip
+    return found
+
+
 def cells(line: str) -> list[str]:
     """Cells of one line of a Markdown table."""
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -97,17 +127,17 @@ def cells(line: str) -> list[str]:
 
 def numbers(cell: str) -> tuple[float, float, float] | None:
     """Value and interval of a cell like "101 (86.2 to 120)"; None for another one."""
-    match = _INTERVAL.match(cell)
+    match = _INTERVAL.match(cell.replace(",", ""))
     return None if match is None else tuple(float(part) for part in match.groups())
 
 
 def of_folder(folder: Path) -> list[Point]:
     """Every goal that a sweep of table_1.py resolved, with the noise scale of the run up to it."""
-    runs = {stage.task: stage for stage in table_1.RUNS if isinstance(stage, table_1.Stage)}
+    runs = {stage.task: stage for stage in table_1.RUNS}
     found = []
-    for stage in table_1.RUNS:
+    for stage in table_1.SWEEPS:
         path = table_1.path_of(stage, folder)
-        if not isinstance(stage, table_1.Sweep) or not path.exists():
+        if not path.exists():
             continue
         sweep = SweepResult.from_json(path.read_text("utf-8"))
         run_path = table_1.path_of(runs[stage.task], folder)
@@ -124,6 +154,17 @@ def of_folder(folder: Path) -> list[Point]:
                         critical_interval=tuple(e * run.units_per_example for e in fit.interval),
                     )
                 )  # fmt: skip
+    return found
+
+
+def without_repetitions(points: list[Point]) -> list[Point]:
+    """Leaves out points of later pages whose sweep is on an earlier one, to the digits there."""
+    found: list[Point] = []
+    for point in points:
+        ours = (point.critical, *point.critical_interval)
+        others = [p for p in found if p.kind != point.kind]
+        if not any(np.allclose(ours, (p.critical, *p.critical_interval), 0.015) for p in others):
+            found.append(point)
     return found
 
 
@@ -209,9 +250,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("table_1"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
-    points = [
-        *of_folder(args.folder), *of_validation(VALIDATION.read_text("utf-8")), *of_paper()
+    ours = [
+        *of_folder(args.folder), *of_validation(VALIDATION.read_text("utf-8")),
+        *of_scaling(SCALING.read_text("utf-8")),
     ]  # fmt: skip
+    points = [*without_repetitions(ours), *of_paper()]
     for point in points:
         if point.kind == "measured here":
             print(point)

@@ -73,27 +73,29 @@ STARTS = (
     Stage(task="cnn_cifar10_adam", examples=2_500),
 )
 RUNS = (
-    Stage(task="mnist", examples=20_000),
-    Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
-    Stage(task="autoencoder_fashion_mnist", examples=8_000),
+    Stage(task="mnist", examples=12_000),
+    Stage(task="cnn_fashion_mnist", examples=12_000),
     Stage(task="lm_512_tinyshakespeare", examples=5_000),
-    Stage(task="cnn_fashion_mnist", examples=30_000),
+    Stage(task="autoencoder_fashion_mnist", examples=8_000),
+    Stage(task="vae_fashion_mnist", examples=8_000),
+    Stage(task="cnn_fashion_mnist_adam", examples=12_000),
+    Stage(task="cnn_cifar10", examples=12_000),
+)
+SWEEPS = (
+    Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
     Sweep(
         task="autoencoder_fashion_mnist",
         batch_sizes=(4, 16, 64, 256),
         goals=(0.2,),
         max_examples=10_000,
     ),
-    Stage(task="vae_fashion_mnist", examples=8_000),
-    Stage(task="cnn_fashion_mnist_adam", examples=30_000),
-    Stage(task="cnn_cifar10", examples=15_000),
 )
 SEEDS = (
     Stage(task="mnist", examples=3_000, seeds=3),
     Stage(task="cnn_fashion_mnist", examples=3_000, seeds=3),
     Stage(task="autoencoder_fashion_mnist", examples=3_000, seeds=3),
 )  # fmt: skip
-PARTS = {"starts": STARTS, "runs": RUNS, "seeds": SEEDS}
+PARTS = {"starts": STARTS, "runs": RUNS, "sweeps": SWEEPS, "seeds": SEEDS}
 HALF_LIFE = 512.0
 
 
@@ -155,7 +157,7 @@ def results(folder: Path) -> dict[str, list[Reproduction]]:
     found: dict[str, list[Reproduction]] = {}
     for stage in (*STARTS, *RUNS, *SEEDS):
         path = path_of(stage, folder)
-        if isinstance(stage, Stage) and path.exists():
+        if path.exists():
             found.setdefault(stage.task, []).append(Reproduction.from_json(path.read_text("utf-8")))
     return found
 
@@ -232,8 +234,8 @@ def critical_table(folder: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     runs = results(folder)
-    for stage in RUNS:
-        if isinstance(stage, Sweep) and path_of(stage, folder).exists():
+    for stage in SWEEPS:
+        if path_of(stage, folder).exists():
             swept = SweepResult.from_json(path_of(stage, folder).read_text("utf-8"))
             run_of = max(runs[stage.task], key=lambda result: result.examples)
             for goal in stage.goals:

@@ -65,6 +65,30 @@ def test_what_the_page_says_of_its_table_comes_out_of_it(figure_4: ModuleType) -
     assert found["worst"] == pytest.approx(float(row[1]), rel=0.05)
 
 
+SCALED = """
+| error | critical batch size | rms | `B_simple` | over critical | `B_noise` | over critical |
+|---|---|---|---|---|---|---|
+| 0.3 | 54 (46 to 63) | 0.1 | 47 (28 to 79) | 0.88 | 52 (15 to 175) | 0.96 |
+| 0.2 | 167 (135 to 208) | 0.1 | – | – | – | – |
+
+| task | goal | critical batch size | `B_simple`, averaged | over critical |
+|---|---|---|---|---|
+| toy | 0.7 | 459 (75 to 40,000) | 185 (116 to 296) | 0.4 |
+
+| error | `B_*` | critical batch size |
+|---|---|---|
+| 0.3 | 25 (16 to 38) | 54 (1 to 100) |
+"""
+
+
+def test_points_of_the_scaling_page_have_both_numbers(figure_4: ModuleType) -> None:
+    first, second = figure_4.of_scaling(SCALED)
+    assert (first.critical, first.noise_scale, first.noise_interval) == (54, 47, (28, 79))
+    assert (second.critical, second.noise_scale) == (459, 185)
+    assert second.critical_interval == (75, 40_000)
+    assert len(figure_4.of_scaling(figure_4.SCALING.read_text("utf-8"))) > 10
+
+
 def test_the_papers_table_gives_the_r_squared_that_its_authors_state(figure_4: ModuleType) -> None:
     # https://openai.com/research/how-ai-training-scales: the noise scale explains 80 % of the
     # variation of the critical batch size over tasks that differ by six orders of magnitude.
@@ -102,9 +126,10 @@ def test_the_table_of_a_short_run_and_a_sweep_of_digits(
         task="digits", batch_sizes=(8, 32, 128, 512), goals=(1.2,), max_examples=10_000
     )
     monkeypatch.setattr(table_1, "STARTS", (run,))
-    monkeypatch.setattr(table_1, "RUNS", (run, sweep))
+    monkeypatch.setattr(table_1, "RUNS", (run,))
+    monkeypatch.setattr(table_1, "SWEEPS", (sweep,))
     monkeypatch.setattr(table_1, "SEEDS", ())
-    monkeypatch.setattr(table_1, "PARTS", {"starts": (run,), "runs": (run, sweep)})
+    monkeypatch.setattr(table_1, "PARTS", {"starts": (run,), "sweeps": (sweep,)})
     monkeypatch.setattr(sys, "argv", ["table_1.py", "--folder", str(tmp_path)])
     table_1.main()
     shown = capsys.readouterr().out

@@ -27,6 +27,7 @@ from gns_keras.tasks import get_task
 EXAMPLES, BATCH_SIZE, GROUPS = 3_000, 32, 2
 VARIANTS = {
     "Fashion-MNIST, Adam 0.001": ("autoencoder_fashion_mnist", 0.001),
+    "Fashion-MNIST, Adam 0.002": ("autoencoder_fashion_mnist", 0.002),
     "Fashion-MNIST, Adam 0.004": ("autoencoder_fashion_mnist", 0.004),
     "CIFAR-10, Adam 0.001": ("autoencoder_cifar10", 0.001),
 }
@@ -94,7 +95,7 @@ def _text(scale: object) -> str:
     low, high = scale.interval
     if math.isfinite(scale.value):
         return f"{scale.value:.3g} ({low:.3g} to {high:.3g})"
-    return f"unresolved: at least {scale.lower_bound:.3g}"
+    return f"unresolved: at least {scale.lower_bound:.3g}" if scale.lower_bound else "unresolved"
 
 
 def main() -> None:

@@ -88,9 +88,10 @@ def _task(name: str, data: str, status: str) -> Task:
 
 
 TASK = _task("autoencoder", "svhn", "learning rate not tuned; 50 steps on mock data only")
+_RUN = {"cifar10": "50 steps on", "fashion_mnist": "3,000 examples of"}
 VARIANTS = {
     f"autoencoder_{data}": _task(
-        f"autoencoder_{data}", data, "learning rate not tuned; 50 steps on the real data"
+        f"autoencoder_{data}", data, f"learning rate not tuned; {run} the real data"
     )
-    for data in ("cifar10", "fashion_mnist")
+    for data, run in _RUN.items()
 }

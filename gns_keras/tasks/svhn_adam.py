@@ -33,18 +33,20 @@ def build_model(name: str = "svhn") -> "keras.Model":
     return model
 
 
-def _with_adam(task: Task, data: str) -> Task:
+def _with_adam(task: Task, run: str) -> Task:
     return replace(
         task,
         name=f"{task.name}_adam",
         build_model=functools.partial(build_model, task.name),
         learning_rate=LEARNING_RATE,
         optimizer="adam",
-        status=f"learning rate not tuned; 50 steps on {data}",
+        status=f"learning rate not tuned; {run}",
     )
 
 
-TASK = _with_adam(svhn.TASK, "mock data only")
+TASK = _with_adam(svhn.TASK, "50 steps on mock data only")
+_RUN = {"cnn_cifar10": "50 steps on", "cnn_fashion_mnist": "3,000 examples of"}
 VARIANTS = {
-    f"{name}_adam": _with_adam(task, "the real data") for name, task in svhn.VARIANTS.items()
+    f"{name}_adam": _with_adam(svhn.VARIANTS[name], f"{run} the real data")
+    for name, run in _RUN.items()
 }

@@ -157,6 +157,8 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
         "verdict": found.verdict,
         "best": found.best_learning_rate,
         "interval": found.best_learning_rate_interval,
+        "bias": found.bias.log2_bias,
+        "runs": {factor: found.loss_at(factor) for factor in found.factors},
         "examples": found.examples_used,
     }
 

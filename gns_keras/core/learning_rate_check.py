@@ -5,7 +5,7 @@ in the same order; only the learning rate differs, by powers of 4. Each is judge
 loss over its last quarter. Runs are added until the best lies between two others; the vertex of the
 parabola through the three, log loss against log rate, is the best rate of a *short* run. That of a
 whole run is another, by a factor that sweeps of small tasks gave for each kind of optimizer, with a
-spread (`core.short_run_bias`). docs/decisions/0007-learning-rate-check.md has the experiments.
+spread (`core.short_run_bias`). docs/decisions/0010-learning-rate-vertex.md has the experiments.
 """
 
 import math

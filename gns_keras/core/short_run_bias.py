@@ -4,7 +4,7 @@ Measured on small tasks whose best learning rate a sweep found: the vertex of th
 `core.learning_rate_check` draws, over the sweep's rate. The logarithm of the ratio has a mean for
 every kind of optimizer, which is taken off, and a spread between tasks, which the interval holds.
 A model that has been trained before carries the noise of its learning rate, and a short run gains
-by calming it: its best rates are lower. docs/decisions/0007-learning-rate-check.md has the table.
+by calming it: its best rates are lower. docs/decisions/0010-learning-rate-vertex.md has the table.
 """
 
 import math

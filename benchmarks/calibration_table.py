@@ -1,6 +1,7 @@
 """The tables and the figure of docs/validation.md, from what `calibration.py` keeps."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,43 @@ def _new_score(rows: Sequence[Row]) -> str:
         f"{score.num_tasks} tasks that came when these were fixed ({score.num_points} goals): "
         f"{score.share_within:.0%} within a factor of 2, worst {score.worst_ratio:.1f}, "
         f"R² {score.r_squared:.2f} over {score.decades:.1f} decades."
+    )
+
+
+def points_of_page(page: str, role: str) -> list[CalibrationPoint]:
+    """Resolved goals in the table of docs/validation.md, from earlier runs.
+
+    Args:
+        page: Its text.
+        role: "fit" or "test".
+    """
+    found = []
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        named = re.fullmatch(rf"(\w+) \({role}\)", cells[1]) if len(cells) > 10 else None
+        both, measured = (cells[9], cells[3]) if named else ("–", "")
+        if both == "–" or measured.startswith("unresolved"):
+            continue
+        critical = float(measured.split()[0])
+        found.append(
+            CalibrationPoint(
+                task=named[1],
+                optimizers=TASKS[named[1]].family,
+                noise_scale=float(both.split()[0]) * critical,  # The page has the ratio.
+                critical_batch_size=critical,
+            )
+        )
+    return found
+
+
+def held_back(rows: Sequence[Row], page: str) -> str:
+    """All tasks that gave no factors: those of the page, and the new ones among `rows`."""
+    fitted = fit_calibration(points_of_page(page, "fit"))
+    points = points_of_page(page, "test") + points_of(rows, BASIS, "new")
+    score = score_calibration(points, fitted)
+    return (
+        f"`{BASIS}` with factors from the tasks marked fit, on all {score.num_tasks} others "
+        f"({score.num_points} goals): {_score(score)} over {score.decades:.1f} decades."
     )
 
 

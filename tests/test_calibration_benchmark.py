@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import calibration_predictors as predictors
 import calibration_run
+import calibration_table as table
 import calibration_tasks
 
 
@@ -168,3 +169,25 @@ def test_the_lookup_gives_the_images(training: calibration_run.MeasuredTraining)
     images, _ = calibration_tasks.image_arrays("random", 2)
     found = calibration_tasks.Lookup("random", 2)(np.array([3, 0, 299]))
     np.testing.assert_array_equal(found, images[[3, 0, 299]])
+
+
+def test_the_table_of_the_page_is_read_back() -> None:
+    page = (
+        "| Task | Goal | Measured | running | frozen | adam | hessian | longer | both | sign |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
+        "| mnist_mlp_sgd (fit) | 0.4 | 100 (80 to 120) | 1.3 (0.4 to 4.6) | – | – | – | – "
+        "| 2.5 (2 to 3) | – |\n"
+        "| text_lstm_adam (fit) | 2.6 | unresolved (0 to inf) | – | – | – | – | – | – | – |\n"
+        "| fashion_mlp_adamw (test) | 0.5 | 4e+02 (3 to 5) | – | – | – | – | – | 0.5 (0 to 1) |\n"
+    )
+    (fit,) = table.points_of_page(page, "fit")
+    assert (fit.task, fit.optimizers) == ("mnist_mlp_sgd", "sgd")
+    assert (fit.noise_scale, fit.critical_batch_size) == (250.0, 100.0)
+    (test,) = table.points_of_page(page, "test")
+    assert (test.optimizers, test.noise_scale) == ("momentum", 200.0)
+
+
+def test_the_real_page_holds_63_resolved_goals() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/validation.md").read_text()
+    roles = [len(table.points_of_page(page, role)) for role in ("fit", "test")]
+    assert roles == [27, 36]

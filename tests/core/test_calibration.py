@@ -161,6 +161,7 @@ def test_every_measured_optimizer_has_a_calibration() -> None:
     assert calibrated.calibration_for("SGD") is calibrated.SGD
     for name in ("Adam", "AdamW", "Lamb"):
         assert calibrated.calibration_for(name) is calibrated.MOMENTUM
+    assert calibrated.calibration_for("RMSprop") is calibrated.MOMENTUM
     assert calibrated.calibration_for("SGD", 0.9) is calibrated.MOMENTUM
     assert calibrated.calibration_for("Lion") is None
 

@@ -7,9 +7,10 @@ and Lamb, at a constant learning rate and with the recipe (warm-up and polynomia
 its own learning rate for every batch size. Four parts:
 
     mnist, cifar10   a fixed number of epochs: large batches make few updates
-    warm-up          the recipe with more warm-up and with none, all of MNIST in one batch
-    updates          a fixed number of updates at a constant rate, MNIST: large batches see more
-                     examples. The distance of the weights from their start is fitted here.
+    warm-up          with more warm-up, and without decay, all of MNIST in one batch
+    updates          a fixed number of updates at a constant rate, on a quarter of MNIST: large
+                     batches see more examples. The distance of the weights from their start is
+                     fitted here.
 
 The learning rate is searched on powers of 2 with seed 0 and one half of the test images, from three
 neighbors outwards while the best is at an edge; what is stated are other seeds on the other half.
@@ -23,20 +24,22 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from limit_report import draw, report
-from limit_training import SETTINGS, Training
+from limit_settings import SETTINGS
+from limit_training import Training
 
 OPTIMIZERS = ("momentum", "lars", "lamb")
 PARTS = {
     "mnist": {"setting": "mnist", "epochs": 10, "schedules": ("constant", "recipe")},
     "cifar10": {"setting": "cifar10", "epochs": 6, "schedules": ("constant", "recipe")},
-    "warm-up": {"setting": "mnist", "epochs": 10, "schedules": ("20", "50"), "only": 60_000},
-    "updates": {"setting": "mnist", "updates": 150, "schedules": ("constant",)},
+    "warm-up": {"setting": "mnist", "epochs": 10, "schedules": ("20, 2", "20, 0"), "only": 60_000},
+    "updates": {"setting": "quarter", "updates": 200, "schedules": ("constant",)},
 }
 MAX_SEARCHED = 12
 
@@ -81,18 +84,18 @@ def curve(
 ) -> dict[int, dict[str, Any]]:
     """Tunes and trains at every batch size, from the smallest on."""
     plan, found, last = PARTS[part], {}, None
+    budget = {key: plan[key] for key in ("epochs", "updates") if key in plan}
+    budget["schedule"] = schedule
     for size in training.setting.batch_sizes:
         if plan.get("only", size) != size:
             continue
-        budget = {key: plan[key] for key in ("epochs", "updates") if key in plan}
 
-        def run(exponent: int, seed: int, size: int = size, budget: dict = budget) -> dict:
+        def run(exponent: int, seed: int, size: int = size) -> dict[str, Any]:
             name = f"{part}/{optimizer}/{schedule}/{size}/{exponent}/{seed}"
-            make = lambda: training.run(size, 2.0**exponent, seed, schedule=schedule, **budget)  # noqa: E731
-            return store.get(name, make)
+            return store.get(name, partial(training.run, size, 2.0**exponent, seed, **budget))
 
-        start = plan.get("start", {}).get(optimizer, training.setting.starts[optimizer])
-        if last is not None:
+        start = training.setting.starts[optimizer]
+        if last is not None:  # With the square root of the batch.
             start = last[1] + round(math.log2(size / last[0]) / 2)
         best = best_exponent(lambda k, run=run: run(k, 0)["validation"], start)
         found[size] = {"exponent": best, "runs": [run(best, seed) for seed in range(1, seeds + 1)]}
@@ -123,8 +126,8 @@ def main() -> None:
     args = parser.parse_args()
     store = Store(args.store)
     found = measure(store, args.parts, args.optimizers, args.seeds)
-    settings = {PARTS[part]["setting"] for part in args.parts}
-    report(found, store.runs, {name: SETTINGS[name]().goals for name in settings})
+    goals = {part: SETTINGS[PARTS[part]["setting"]]().goals for part in args.parts}
+    report(found, store.runs, goals)
     if args.plots:
         draw(found, args.plots)
 

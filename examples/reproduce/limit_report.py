@@ -94,30 +94,25 @@ def gain_lines(found: dict[str, Curve], part: str, other: str, base: str) -> lis
     return lines
 
 
-def updates_to(runs: dict[str, Any], parts: list[str], optimizer: str) -> dict[int, dict]:
-    """Of all searched runs at a constant rate: batch size, exponent of the rate, updates to goals.
-
-    Where two parts have run the same, the longer one counts.
-    """
-    found: dict[int, dict[int, Any]] = {}
+def updates_to(runs: dict[str, Any], part: str, optimizer: str) -> dict[int, dict[int, list]]:
+    """Updates to the goals of the search at a constant rate, by batch size and exponent."""
+    found: dict[int, dict[int, list]] = {}
     for name, run in runs.items():
-        part, of, schedule, size, exponent, seed = name.split("/")
-        if part in parts and (of, schedule, seed) == (optimizer, "constant", "0"):
-            at = found.setdefault(int(size), {})
-            if int(exponent) not in at or at[int(exponent)]["updates"] < run["updates"]:
-                at[int(exponent)] = run
+        *key, size, exponent, seed = name.split("/")
+        if (*key, seed) == (part, optimizer, "constant", "0"):
+            found.setdefault(int(size), {})[int(exponent)] = run["updates_to"]
     return found
 
 
 def critical_lines(
-    runs: dict[str, Any], parts: list[str], optimizer: str, goals: tuple[float, ...]
+    runs: dict[str, Any], part: str, optimizer: str, goals: tuple[float, ...]
 ) -> list[str]:
-    """The critical batch size of every goal, from the best rate of every batch size."""
-    searched, lines = updates_to(runs, parts, optimizer), []
+    """The critical batch size of every goal, from the best constant rate of every batch size."""
+    searched, lines = updates_to(runs, part, optimizer), []
     for index, goal in enumerate(goals):
         best = {}
         for size, at in searched.items():
-            reached = {k: run["updates_to"][index] for k, run in at.items()}
+            reached = {k: updates[index] for k, updates in at.items()}
             reached = {k: v for k, v in reached.items() if not math.isnan(v)}
             if reached:
                 k = min(reached, key=reached.__getitem__)
@@ -179,9 +174,8 @@ def report(found: dict[str, Curve], runs: dict[str, Any], goals: dict[str, Any])
         print("\n".join([*accuracy_table(curves), "", *fall_lines(curves)]))
         print("\n".join(gain_lines(found, part, "recipe", "constant")))
         if part in goals:
-            parts = [part, "updates"] if part == "mnist" else [part]
             for optimizer in NAMES:
-                print("\n".join(critical_lines(runs, parts, optimizer, goals[part])))
+                print("\n".join(critical_lines(runs, part, optimizer, goals[part])))
     if any(name.startswith("updates/") for name in found):
         print("\nDistance of the weights from their start\n")
         print("\n".join(diffusion_table(found)))
@@ -214,7 +208,7 @@ def draw(found: dict[str, Curve], folder: Path) -> None:
 TITLES = {
     "mnist": "MNIST, 10 epochs",
     "cifar10": "CIFAR-10, 6 epochs",
-    "updates": "MNIST, 150 updates",
+    "updates": "15,000 of MNIST, 200 updates",
 }
 
 

@@ -5,118 +5,31 @@ gradients is the gradient of the batch, for networks that treat examples one by 
 normalization sees chunks, and dropout draws for chunks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from limit_settings import Setting
 
 from gns_keras.core.goals import Goal, GoalTracker, MovingAverage
 from gns_keras.sweep.stream import ArraySource
-from gns_keras.tasks import get_task
-from gns_keras.tasks.datasets import load_arrays
 from gns_keras.tasks.large_batch import large_batch_optimizer, recipe
 
 CHUNK = 1_024
 HALF_LIFE = 2_048.0  # Of the smoothed training loss, in examples.
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A network on its data.
-
-    `load` takes "train" or "test"; `goals` are training losses; `starts` are exponents of 2: where
-    the search for the learning rate of an optimizer begins at the smallest batch.
-    """
-
-    build: Callable[[], keras.Model]
-    load: Callable[[str], Arrays]
-    batch_sizes: tuple[int, ...]
-    goals: tuple[float, ...]
-    starts: dict[str, int]
-
-
-def pooled(name: str, split: str, size: int) -> Arrays:
-    """Images of `size` x `size` pixels: means over blocks; values about from -2 to 2."""
-    images, labels = load_arrays(name, split)
-    factor = images.shape[1] // size
-    blocks = images.reshape(len(images), size, factor, size, factor, -1).mean(axis=(2, 4))
-    return (blocks / 64 - 2).astype(np.float32), labels.astype(np.int32)
-
-
-def build_dense() -> keras.Model:
-    """196-128-10; 26,506 weights."""
-    layers = keras.layers
-    hidden = layers.Dense(128, activation="relu")
-    return compiled([keras.Input((14, 14, 1)), layers.Flatten(), hidden, layers.Dense(10)])
-
-
-def patches(split: str) -> Arrays:
-    """CIFAR-10 at 16 x 16 pixels, as 4 x 4 patches of 4 x 4 pixels."""
-    x, y = pooled("cifar10", split, 16)
-    parts = x.reshape(len(x), 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.ascontiguousarray(parts).reshape(len(x), 4, 4, 48), y
-
-
-def build_strided() -> keras.Model:
-    """A 4 x 4 convolution of stride 4, 16 filters, on 16 x 16 pixels; dense 64; 17,882 weights.
-
-    The convolution is one dense layer for all patches, which is several times faster here.
-    """
-    layers = keras.layers
-    convolution, hidden = layers.Dense(16, activation="relu"), layers.Dense(64, activation="relu")
-    head = [layers.Flatten(), hidden, layers.Dense(10)]
-    return compiled([keras.Input((4, 4, 48)), convolution, *head])
-
-
-def compiled(layers: list[Any]) -> keras.Model:
-    """A classifier; the optimizer is put in later."""
-    model = keras.Sequential(layers)
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def of_task(name: str) -> Setting:
-    """The network of a task itself, for those who have the time."""
-    task = get_task(name)
-    sizes = {"limit_mnist": (4_096, 60_000), "limit_cifar10": (4_096, 50_000)}
-    starts = {"momentum": -3, "lars": -2, "lamb": -7}
-    return Setting(task.build_model, task.load_data, sizes[name], task.goals, starts)
-
-
-SETTINGS: dict[str, Callable[[], Setting]] = {
-    "mnist": lambda: Setting(
-        build=build_dense,
-        load=lambda split: pooled("mnist", split, 14),
-        batch_sizes=(256, 1_024, 4_096, 16_384, 60_000),
-        goals=(1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06),
-        starts={"momentum": -5, "lars": -2, "lamb": -7},
-    ),
-    "cifar10": lambda: Setting(
-        build=build_strided,
-        load=patches,
-        batch_sizes=(256, 1_024, 8_192, 50_000),
-        goals=(2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0),
-        starts={"momentum": -5, "lars": -2, "lamb": -7},
-    ),
-    "limit_mnist": lambda: of_task("limit_mnist"),
-    "limit_cifar10": lambda: of_task("limit_cifar10"),
-}
 
 
 def rates(peak: float, num_updates: int, schedule: str) -> np.ndarray:
     """The learning rate of every update.
 
-    `schedule` is "constant", "recipe" (5 % warm-up, quadratic decay), or another share of warm-up
-    in percent: "0" is the decay alone.
+    `schedule` is "constant", "recipe" (5 % warm-up, quadratic decay), or "20, 2": 20 % warm-up and
+    a decay with power 2, which is none for power 0.
     """
     if schedule == "constant":
         return np.full(num_updates, peak, np.float32)
-    share = 0.05 if schedule == "recipe" else float(schedule) / 100
-    law = recipe(peak, num_updates, warm_up_share=share)
+    share, power = (5.0, 2.0) if schedule == "recipe" else map(float, schedule.split(","))
+    law = recipe(peak, num_updates, warm_up_share=share / 100, power=power)
     return np.asarray(law(np.arange(num_updates)), np.float32)
 
 

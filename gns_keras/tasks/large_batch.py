@@ -70,8 +70,10 @@ class WarmUpPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def recipe(peak: float, num_updates: int, *, warm_up_share: float = 0.05) -> WarmUpPolynomialDecay:
-    """Returns warm-up and quadratic decay for a whole training.
+def recipe(
+    peak: float, num_updates: int, *, warm_up_share: float = 0.05, power: float = 2.0
+) -> WarmUpPolynomialDecay:
+    """Returns warm-up and polynomial decay for a whole training.
 
     Below 30 updates the default share is one update or none, which is no warm-up: the first update
     of a warm-up of one is at the peak.
@@ -81,9 +83,10 @@ def recipe(peak: float, num_updates: int, *, warm_up_share: float = 0.05) -> War
         num_updates: Updates of the whole training.
         warm_up_share: Share of the updates that are warm-up, rounded; one at least is left for the
             decay.
+        power: Of the decay; 0 for none.
     """
     warm_up = min(round(warm_up_share * num_updates), num_updates - 1)
-    return WarmUpPolynomialDecay(peak, num_updates, warm_up_updates=warm_up)
+    return WarmUpPolynomialDecay(peak, num_updates, warm_up_updates=warm_up, power=power)
 
 
 def large_batch_optimizer(

@@ -49,5 +49,6 @@ TASK = Task(
     learning_rate=LEARNING_RATES["lars"],
     optimizer="lars",
     goals=mnist.TASK.goals,
-    status="learning rates not tuned; 50 steps of small batches on the real data",
+    status="learning rates not tuned; 50 steps of small batches on the real data; the experiment "
+    "up to all data in one batch on a smaller network, docs/reproduction/limit.md",
 )

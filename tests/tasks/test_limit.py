@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,11 @@ def training_module(limit: ModuleType) -> ModuleType:
 
 
 @pytest.fixture
+def settings_module(limit: ModuleType) -> ModuleType:
+    return sys.modules["limit_settings"]
+
+
+@pytest.fixture
 def report_module(limit: ModuleType) -> ModuleType:
     return sys.modules["limit_report"]
 
@@ -45,9 +51,9 @@ def images(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def setting(training_module: ModuleType) -> Any:
-    return training_module.Setting(
-        build=training_module.build_dense,
+def setting(settings_module: ModuleType) -> Any:
+    return settings_module.Setting(
+        build=settings_module.build_dense,
         load=images,
         batch_sizes=(8, 96),
         goals=(2.0, 1.5),
@@ -90,9 +96,9 @@ def test_the_recipe_by_hand() -> None:
 
 def test_the_rates_of_every_schedule(training_module: ModuleType) -> None:
     assert training_module.rates(0.5, 3, "constant").tolist() == [0.5, 0.5, 0.5]
-    assert training_module.rates(1.0, 4, "0") == pytest.approx([1, 9 / 16, 4 / 16, 1 / 16])
+    assert training_module.rates(1.0, 4, "0, 2") == pytest.approx([1, 9 / 16, 4 / 16, 1 / 16])
     assert training_module.rates(1.0, 40, "recipe")[:3] == pytest.approx([0.5, 1, 1])
-    assert training_module.rates(1.0, 4, "50")[:2] == pytest.approx([0.5, 1])
+    assert training_module.rates(1.0, 4, "50, 0") == pytest.approx([0.5, 1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -106,13 +112,15 @@ def test_chunks_are_of_one_size(training_module: ModuleType, batch_size: int, si
 @pytest.mark.parametrize("network", ["build_dense", "build_strided"])
 @pytest.mark.parametrize("size", [96, 24, 1])
 def test_the_gradient_over_chunks_is_that_of_one_batch(
-    training_module: ModuleType, setting: Any, network: str, size: int
+    training_module: ModuleType,
+    settings_module: ModuleType,
+    setting: Any,
+    network: str,
+    size: int,
 ) -> None:
-    from dataclasses import replace
-
     shape = (14, 14, 1) if network == "build_dense" else (4, 4, 48)
     x = np.random.default_rng(3).normal(size=(96, *shape)).astype(np.float32)
-    build = getattr(training_module, network)
+    build = getattr(settings_module, network)
     data = replace(setting, build=build, load=lambda split: (x, images()[1]))
     training = training_module.Training(data, "momentum")
     training.restart(0)
@@ -200,7 +208,7 @@ def test_stopped_and_started_again_it_finds_the_same(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setitem(limit.SETTINGS, "mnist", lambda: setting)
+    monkeypatch.setitem(limit.SETTINGS, "quarter", lambda: setting)
     monkeypatch.setitem(limit.PARTS["updates"], "updates", 40)
     ends = []
     for folder in ("through", "stopped"):
@@ -246,12 +254,12 @@ def curve(by_size: dict[int, list[float]]) -> dict[int, Any]:
 
 
 def test_a_dense_layer_on_patches_is_a_strided_convolution(
-    training_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    settings_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    monkeypatch.setattr(training_module, "load_arrays", lambda *_: (pixels, np.zeros(5)))
-    x, _ = training_module.patches("test")
-    model = training_module.build_strided()
+    monkeypatch.setattr(settings_module, "load_arrays", lambda *_: (pixels, np.zeros(5)))
+    x, _ = settings_module.patches("test")
+    model = settings_module.build_strided()
     small = pixels.reshape(5, 16, 2, 16, 2, 3).mean(axis=(2, 4)) / 64 - 2
     kernel = model.layers[0].kernel.numpy().reshape(4, 4, 3, 16)
     expected = tf.nn.relu(tf.nn.conv2d(small.astype(np.float32), kernel, 4, "VALID"))
@@ -300,7 +308,7 @@ def test_the_critical_batch_size_is_that_of_the_best_rates(report_module: Module
                 "updates": 10,
                 "updates_to": [1, 1],
             }
-    [line] = report_module.critical_lines(runs, ["mnist"], "momentum", (0.5, 0.1))
+    [line] = report_module.critical_lines(runs, "mnist", "momentum", (0.5, 0.1))
     assert line.startswith("- momentum, training loss 0.5: 500 (500 to 500); batches 64 to 4,096")
     assert "0 of 4 best rates at the edge" in line
 

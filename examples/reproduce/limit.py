@@ -10,7 +10,7 @@ its own learning rate for every batch size. Four parts:
     warm-up          with more warm-up, and without decay, all of MNIST in one batch
     updates          a fixed number of updates at a constant rate, on a quarter of MNIST: large
                      batches see more examples. The distance of the weights from their start is
-                     fitted here.
+                     fitted here, also at a quarter of the best rate.
 
 The learning rate is searched on powers of 2 with seed 0 and one half of the test images, from three
 neighbors outwards while the best is at an edge; what is stated are other seeds on the other half.
@@ -39,7 +39,7 @@ PARTS = {
     "mnist": {"setting": "mnist", "epochs": 10, "schedules": ("constant", "recipe")},
     "cifar10": {"setting": "cifar10", "epochs": 6, "schedules": ("constant", "recipe")},
     "warm-up": {"setting": "mnist", "epochs": 10, "schedules": ("20, 2", "20, 0"), "only": 60_000},
-    "updates": {"setting": "quarter", "updates": 200, "schedules": ("constant",)},
+    "updates": {"setting": "quarter", "updates": 200, "schedules": ("constant",), "slower": 2},
 }
 MAX_SEARCHED = 12
 
@@ -99,6 +99,9 @@ def curve(
             start = last[1] + round(math.log2(size / last[0]) / 2)
         best = best_exponent(lambda k, run=run: run(k, 0)["validation"], start)
         found[size] = {"exponent": best, "runs": [run(best, seed) for seed in range(1, seeds + 1)]}
+        if "slower" in plan:
+            slower = best - plan["slower"]
+            found[size]["slower"] = [run(slower, seed) for seed in range(1, seeds + 1)]
         last = size, best
     return found
 

@@ -138,22 +138,29 @@ def fitted(run: dict[str, Any], first_update: int) -> DiffusionFit:
     return fit_diffusion(updates[used], values[used])
 
 
+def exponents(runs: list[dict[str, Any]], first_update: int) -> list[str]:
+    """Two cells: the exponent over the seeds, and how far the logarithm is behind in every run."""
+    fits = [fitted(run, first_update) for run in runs]
+    behind = [round(fit.law("logarithm").aic - fit.law("power").aic) for fit in fits]
+    cell = ", ".join(str(value).replace("-", "−") for value in behind)
+    return [stated([fit.exponent for fit in fits], 2), cell]
+
+
 def diffusion_table(found: dict[str, Curve], first_updates: tuple[int, int] = (5, 20)) -> list[str]:
-    """Exponents of the distance over the seeds, and how far the logarithm is behind."""
+    """Exponents of the distance over the seeds, at the best rate and at a fraction of it."""
     heads = "".join(f" `p` from {first} on | AIC of log − power |" for first in first_updates)
-    lines = [f"| optimizer | batch |{heads} distance at the end | mean loss, last tenth |"]
-    lines.append("|---" * (4 + 2 * len(first_updates)) + "|")
+    lines = [f"| optimizer | batch | learning rate |{heads} distance at the end | training loss |"]
+    lines.append("|---" * (5 + 2 * len(first_updates)) + "|")
     for optimizer, name in NAMES.items():
         for size, one in sorted(found.get(f"updates/{optimizer}/constant", {}).items()):
-            cells = []
-            for first in first_updates:
-                fits = [fitted(run, first) for run in one["runs"]]
-                behind = [fit.law("logarithm").aic - fit.law("power").aic for fit in fits]
-                cells.append(stated([fit.exponent for fit in fits], 2))
-                cells.append(", ".join(f"{value:.0f}".replace("-", "−") for value in behind))
-            last = stated([run["distance"]["weight_distance"][-1] for run in one["runs"]], 2)
-            loss = np.mean([run["train_loss"] for run in one["runs"]])
-            lines.append(f"| {name} | {size:,} | {' | '.join(cells)} | {last} | {loss:.2f} |")
+            for label, runs in (("best", one["runs"]), ("quarter", one.get("slower", []))):
+                if not runs:
+                    continue
+                cells = [cell for first in first_updates for cell in exponents(runs, first)]
+                last = stated([run["distance"]["weight_distance"][-1] for run in runs], 2)
+                loss = np.mean([run["train_loss"] for run in runs])
+                cells = [name, f"{size:,}", label, *cells, last, f"{loss:.2f}"]
+                lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

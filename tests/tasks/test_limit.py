@@ -322,7 +322,7 @@ def test_the_table_of_distances_tells_a_logarithm_from_a_power(report_module: Mo
         found[size] = {"runs": [{"distance": distance, "train_loss": 0.5}] * 2}
     table = report_module.diffusion_table({"updates/lamb/constant": found})
     log, power = ([cell.strip() for cell in row.split("|")] for row in table[2:])
-    assert log[3].startswith(("0.00", "−0.00"))
-    assert float(log[4].split(",")[0].replace("−", "-")) < 3  # One parameter fewer is no worse.
-    assert power[3].startswith("0.50")
-    assert float(power[4].split(",")[0].replace("−", "-")) > 100
+    assert log[4].startswith(("0.00", "−0.00"))
+    assert float(log[5].split(",")[0].replace("−", "-")) < 3  # One parameter fewer is no worse.
+    assert power[4].startswith("0.50")
+    assert float(power[5].split(",")[0].replace("−", "-")) > 100

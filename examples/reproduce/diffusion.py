@@ -1,6 +1,6 @@
 """How the weights leave their start: ultra-slow diffusion, or not, at several batch sizes.
 
-    python examples/reproduce/diffusion.py --plot docs/diffusion.png
+    python examples/reproduce/diffusion.py --plot diffusion.png
 
 Hoffer et al. 2017 found that |w_t - w_0| grows like log t in the first phase of training, and that
 batch sizes coincide where the learning rate goes with the square root of the batch. You et al. 2020

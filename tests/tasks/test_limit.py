@@ -192,6 +192,15 @@ def test_the_search_goes_on_until_the_best_rate_is_inside(limit: ModuleType, tru
     assert len(tried) == len(set(tried)) == 3 + abs(truth + 3)
 
 
+def test_a_search_that_begins_where_nothing_is_learned_finds_its_way(limit: ModuleType) -> None:
+    accuracies = {-6: 0.3, -5: 0.4, -4: 0.35, -3: 0.11}
+
+    def value(exponent: int) -> float:
+        return limit.score(accuracies.get(exponent, 0.1), exponent)
+
+    assert limit.best_exponent(value, 1) == -5
+
+
 def test_a_best_rate_that_stays_at_the_edge_is_refused(limit: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="Begin somewhere else"):
         limit.best_exponent(float, 0)
@@ -209,7 +218,7 @@ def test_stopped_and_started_again_it_finds_the_same(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(limit.SETTINGS, "quarter", lambda: setting)
-    monkeypatch.setitem(limit.PARTS["updates"], "updates", 40)
+    monkeypatch.setitem(limit.PARTS["updates"], "updates", 60)
     ends = []
     for folder in ("through", "stopped"):
         (tmp_path / folder).mkdir()
@@ -224,7 +233,7 @@ def test_stopped_and_started_again_it_finds_the_same(
         assert (tmp_path / folder / "limit_accuracy.png").stat().st_size > 5_000
         assert (tmp_path / folder / "limit_diffusion.png").stat().st_size > 5_000
     assert ends[0] == ends[1]
-    assert "| 96 | 40 |" in ends[0]
+    assert "| 96 | 60 |" in ends[0]
     monkeypatch.setattr(limit.Training, "run", lambda *_, **__: pytest.fail("Not in the store."))
     limit.main()
     assert capsys.readouterr().out == ends[0]

@@ -34,9 +34,13 @@ TESTS = (
 
 
 def interpreter(version: str) -> str | None:
-    """Path of a Python: on PATH, or one of pyenv's."""
-    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    return shutil.which(f"python{version}") or (str(found[-1]) if found else None)
+    """Path of a Python: one of pyenv's, or on PATH."""
+    of_pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    # One on PATH may be a shim of pyenv's that finds no version.
+    for path in (*map(str, reversed(of_pyenv)), shutil.which(f"python{version}")):
+        if path and not run(path, "-c", "").returncode:
+            return path
+    return None
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess:

@@ -27,8 +27,10 @@ import numpy as np
 from scipy import stats
 
 from gns_keras import NoiseScale
+from gns_keras.core.advice_parts import NoisePoint
+from gns_keras.core.run_average import average_along_run
 from gns_keras.tasks.ppo import PpoLoss
-from gns_keras.tasks.self_play import LEARNING_RATE, SelfPlay, build_model, rules
+from gns_keras.tasks.self_play import SelfPlay, build_model, rules
 from gns_keras.tasks.self_play_rollouts import Collector, Policy, play_match
 from gns_keras.training.frozen import FrozenMeasurement
 
@@ -64,7 +66,7 @@ SETTINGS = {
         num_games=64,
         span=25,
         spans=8,
-        snapshots=(0, 8),
+        snapshots=(0, 2, 4, 8),
         measured=80,
         matches=(0, 2, 4, 6, 8),
     ),
@@ -73,7 +75,7 @@ SETTINGS = {
         num_games=32,
         span=12,
         spans=6,
-        snapshots=(0, 6),
+        snapshots=(0, 2, 4, 6),
         measured=40,
         matches=(0, 2, 4, 6),
     ),
@@ -147,18 +149,27 @@ class Run:
         self._weights = folder / f"{name}_{seed}"
         empty = {"windows": [], "frozen": [], "matches": [], "frames": 0, "last": []}
         self.kept = json.loads(self._path.read_text()) if self._path.is_file() else empty
-        self.finished = len(self.kept["windows"]) == self.setting.spans and bool(self.kept["last"])
 
     def finish(self) -> None:
-        """Trains on from the last finished span, measures, and plays."""
+        """Trains on from the last finished span, plays, and measures frozen weights."""
+        done = len(self.kept["windows"])
+        if done < self.setting.spans:
+            self._train_on(done)
+        for name, span in (("untrained", 0), ("half-trained", self.setting.spans // 2)):
+            if name not in [found["other"] for found in self.kept["last"]]:
+                self._play_last(name, span)
+        for span in self.setting.snapshots:
+            if span not in [found["span"] for found in self.kept["frozen"]]:
+                self._measure(span)
+
+    def _train_on(self, done: int) -> None:
         keras.utils.set_random_seed(self.seed)
-        model, done = build_model(), len(self.kept["windows"])
-        if self.kept["frozen"]:
+        model = build_model()
+        if self._file(0).is_file():
             model = keras.models.load_model(self._file(done))
-            model.optimizer.learning_rate = LEARNING_RATE
         else:
             model.optimizer.build(model.trainable_variables)
-            self._look(model, 0)
+            self._keep(model, 0)
         training = SelfPlay(
             model,
             rules(self.setting.team),
@@ -168,8 +179,7 @@ class Run:
         )
         for span in range(done + 1, self.setting.spans + 1):
             self._train(training)
-            self._look(model, span)
-        self._play_last(model)
+            self._keep(model, span)
 
     def _train(self, training: SelfPlay) -> None:
         learner = training.learner
@@ -186,26 +196,33 @@ class Run:
             flush=True,
         )
 
-    def _look(self, model: keras.Model, span: int) -> None:
-        """Measures and plays what is due after a span, and keeps all."""
-        where = {"span": span, "at": self.kept["frames"]}
-        if span in self.setting.snapshots:
-            found = {**where, **frozen(model, self.setting, 7000 + self.seed)}
-            self.kept["frozen"].append(found)
-            print(f"  frozen: {found}", flush=True)
+    def _keep(self, model: keras.Model, span: int) -> None:
+        """Plays a match that is due after a span, and keeps all."""
         if span in self.setting.matches:
+            where = {"span": span, "at": self.kept["frames"]}
             found = match(Policy(model), None, self.setting, where, 8000 + self.seed)
             self.kept["matches"].append(found)
             print(f"  against random: {found}", flush=True)
         model.save(self._file(span))
         self._write()
 
-    def _play_last(self, model: keras.Model) -> None:
-        for name, span in (("untrained", 0), ("half-trained", self.setting.spans // 2)):
-            other = Policy(keras.models.load_model(self._file(span)))
-            found = match(Policy(model), other, self.setting, {"other": name}, 9000 + self.seed)
-            self.kept["last"].append(found)
-            print(f"  {found}", flush=True)
+    def _play_last(self, name: str, span: int) -> None:
+        last, other = (
+            Policy(keras.models.load_model(self._file(number)))
+            for number in (self.setting.spans, span)
+        )
+        found = match(last, other, self.setting, {"other": name}, 9000 + self.seed)
+        self.kept["last"].append(found)
+        print(f"  {found}", flush=True)
+        self._write()
+
+    def _measure(self, span: int) -> None:
+        at = self.kept["windows"][span - 1]["at"] if span else 0
+        model = keras.models.load_model(self._file(span))
+        found = frozen(model, self.setting, 7000 + self.seed)
+        self.kept["frozen"].append({"span": span, "at": at, **found})
+        self.kept["frozen"].sort(key=lambda kept: kept["span"])
+        print(f"  frozen after {at:,} frames: {shown(found['all'])}", flush=True)
         self._write()
 
     def _file(self, span: int) -> Path:
@@ -235,10 +252,31 @@ def win_rate(found: dict[str, Any]) -> str:
     )
 
 
+def average(run: Run) -> NoiseScale:
+    """The snapshots averaged over the run by progress (Appendix D), in frames."""
+    updates = 4 * run.setting.span * len(run.kept["windows"])  # Of a first epoch.
+    points = [
+        NoisePoint(
+            examples_seen=found["at"],
+            noise_scale=NoiseScale(
+                value=(kept := found["all"])["value"],
+                interval=tuple(kept["interval"]),
+                trace_cov=kept["value"] * kept["grad_sq_norm"],  # Of a frame.
+                grad_sq_norm=kept["grad_sq_norm"],
+                num_examples=round(kept["frames"]),
+            ),
+        )
+        for found in run.kept["frozen"]
+    ]
+    return average_along_run(points, round(run.kept["frames"] / updates))
+
+
 def report(runs: list[Run]) -> None:
     """Prints all of it."""
     for run in runs:
         print(f"\n{run.name}, seed {run.seed}, {run.kept['frames']:,} frames")
+        if len(run.kept["frozen"]) > 2:
+            print(f"  average of the frozen ones after the first: {shown(stored(average(run)))}")
         for found in run.kept["frozen"]:
             print(
                 f"  frozen after {found['at']:,} frames: {shown(found['all'])}; policy alone "
@@ -258,17 +296,20 @@ def draw(runs: list[Run], path: Path) -> None:
 
     names = [name for name in SETTINGS if any(run.name == name for run in runs)]
     size = (5.5 * len(names), 6.4)
-    figure, axes = plt.subplots(2, len(names), figsize=size, squeeze=False, sharex="col")
+    figure, axes = plt.subplots(
+        2, len(names), figsize=size, squeeze=False, sharex="col", sharey="row"
+    )
     for column, name in enumerate(names):
         above, below = axes[:, column]
         for run in (run for run in runs if run.name == name):
             draw_noise(above, run, f"C{run.seed}")
             draw_wins(below, run, f"C{run.seed}")
-        above.set(yscale="log", title=name)
-        above.set_ylabel("noise scale, frames")
+        above.set(yscale="log", ylim=(2e3, 3e6), title=name, ylabel="noise scale, frames")
+        below.grid(alpha=0.3)
+        above.grid(alpha=0.3)
         below.set(ylim=(-0.03, 1.03), xlabel="thousands of frames")
         below.set_ylabel("games won against random actions")
-        above.legend(fontsize=8, loc="lower right")
+        above.legend(fontsize=8, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -301,6 +342,7 @@ def draw_noise(axis: Any, run: Run, color: str) -> None:
             color=color,
             ms=4,
             alpha=0.6,
+            label=f"{label}, seed {run.seed}: unresolved, at least" if open_ else None,
         )
 
 
@@ -329,9 +371,9 @@ def main() -> None:
         Run(name, seed, arguments.store) for seed in arguments.seeds for name in arguments.games
     ]
     for run in runs:
-        if not run.finished and not arguments.report:
+        if not arguments.report:
             run.finish()
-    begun = [run for run in runs if run.kept["frozen"]]
+    begun = [run for run in runs if run.kept["windows"]]
     report(begun)
     if arguments.plot and begun:
         draw(begun, arguments.plot)

@@ -16,6 +16,7 @@ states before a change beside it.
 """
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -52,6 +53,7 @@ COLD, COLD_AGAIN, BATCH = "rate / 16", "rate / 16, again", "batch x 16"
 QUARTER, LONGEST = "rate / 4", "rate / 64"
 UNCHANGED = "unchanged"
 USUAL = {COLD: Branch(16, 1), COLD_AGAIN: Branch(16, 1), BATCH: Branch(1, 16)}
+SIXTEENTH = tuple(USUAL)  # The branches at a sixteenth of the temperature.
 
 
 @dataclass(frozen=True)
@@ -207,15 +209,19 @@ class Change:
         return float(block.mean() / self.signal[self.of(UNCHANGED, spans)].mean())
 
     def left(self) -> float:
-        """|G|^2 at a 16th of the learning rate, over that of the unchanged run."""
-        cold = self.signal[self.of((COLD, COLD_AGAIN), NEAR)].mean()
+        """|G|^2 at a sixteenth of the temperature, over that of the unchanged run."""
+        cold = self.signal[self.of(SIXTEENTH, NEAR)].mean()
         return float(cold / self.signal[self.of(UNCHANGED, NEAR)].mean())
+
+    def common(self) -> float:
+        """What the branches at a sixteenth of the temperature have in common, pair by pair."""
+        pairs = itertools.combinations(SIXTEENTH, 2)
+        return float(np.mean([self.share(one, other, NEAR) for one, other in pairs]))
 
     def fluctuation_ratio(self) -> float:
         """How many times smaller the fluctuating part of |G|^2 is at a 16th of the temperature."""
-        return (1 - self.share(UNCHANGED, COLD, NEAR)) / (
-            self.left() - self.share(COLD, COLD_AGAIN, NEAR)
-        )
+        hot = np.mean([self.share(UNCHANGED, name, NEAR) for name in SIXTEENTH])
+        return float((1 - hot) / (self.left() - self.common()))
 
 
 def expected_ratio(share: float, divisor: float) -> float:
@@ -252,15 +258,16 @@ def report(label: str, found: list[dict[str, Any]]) -> None:
 def report_parts(found: list[dict[str, Any]]) -> None:
     """Prints the common part, with what it predicts, for all weights and for each part."""
     seeds = [Change(one) for one in found]
-    shares = [one.share(COLD, COLD_AGAIN, NEAR) for one in seeds]
-    print(f"  both of rate / 16: x {geometric([s.ratio((COLD, COLD_AGAIN), NEAR) for s in seeds])}")
-    print(f"  in common between them {percent(shares)}, which predicts "
-          f"x {geometric([expected_ratio(share, 16) for share in shares])}")  # fmt: skip
-    print(f"  the rest of |G|^2 falls by {geometric([one.fluctuation_ratio() for one in seeds])}")
+    shares = [one.common() for one in seeds]
+    print(f"  all at a sixteenth: x {geometric([one.ratio(SIXTEENTH, NEAR) for one in seeds])}; "
+          f"in common between them {percent(shares)}, which predicts "
+          f"x {geometric([expected_ratio(share, 16) for share in shares])}; "
+          f"the rest of |G|^2 falls by "
+          f"{geometric([one.fluctuation_ratio() for one in seeds])}")  # fmt: skip
     for part in PARTS:
         seeds = [Change(one, part) for one in found]
-        ratios = [one.ratio((COLD, COLD_AGAIN), NEAR) for one in seeds]
-        shares = [one.share(COLD, COLD_AGAIN, NEAR) for one in seeds]
+        ratios = [one.ratio(SIXTEENTH, NEAR) for one in seeds]
+        shares = [one.common() for one in seeds]
         print(f"  {part} alone: x {geometric(ratios)}, in common {percent(shares)}", flush=True)
 
 
@@ -276,37 +283,37 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     early, longer, late = ([Change(one) for one in found[label]] for label in STUDIES_DRAWN)
-    share = float(np.mean([one.share(COLD, COLD_AGAIN, NEAR) for one in early]))
+    share = float(np.mean([one.common() for one in early]))
     divisors = np.geomspace(1, 100, 100)
     left.plot(divisors, divisors, "k:", label="in proportion")
     left.plot(divisors, [expected_ratio(share, divisor) for divisor in divisors], color="C0",
               label=f"where {share:.1%} of |G|² stay")  # fmt: skip
     points = [
         (4, early, QUARTER, "C0", None),
-        (16, early, COLD, "C0", "changed early"),
+        (16, early, SIXTEENTH, "C0", "changed early"),
         (64, longer, LONGEST, "C0", None),
-        (16, late, COLD, "C1", "changed late"),
+        (16, late, SIXTEENTH, "C1", "changed late"),
     ]
     for divisor, seeds, name, color, label in points:
         spans = FAR if name == LONGEST else NEAR
         mean, low, high = over_seeds([one.ratio(name, spans) for one in seeds])
         left.errorbar(divisor, mean, [[mean - low], [high - mean]], fmt="o", color=color,
                       capsize=3, label=label)  # fmt: skip
-    left.set(xscale="log", yscale="log", xlabel="learning rate divided by",
+    left.set(xscale="log", yscale="log", xlabel="temperature divided by",
              ylabel="noise scale over that of the unchanged run")  # fmt: skip
     left.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
     left.set_yticks([1, 4, 16, 64], ["1", "4", "16", "64"])
     left.minorticks_off()
     left.legend()
     for index, seeds in enumerate((early, late)):
-        common = np.mean([one.share(COLD, COLD_AGAIN, NEAR) for one in seeds])
+        common = np.mean([one.common() for one in seeds])
         rest = np.mean([one.left() for one in seeds]) - common
         right.bar(index, common, color="C3", label=None if index else "in common")
         right.bar(index, rest, bottom=common, color="0.7",
                   label=None if index else "fluctuating")  # fmt: skip
     right.axhline(1 / 16, color="k", ls=":", label="a sixteenth")
     right.set_xticks([0, 1], ["changed early", "changed late"])
-    right.set(ylabel="|G|² at rate / 16, over the unchanged run's")
+    right.set(ylabel="|G|² at a 16th of the temperature, over the unchanged run's")
     right.legend()
     figure.savefig(path, dpi=110)
 

@@ -222,7 +222,7 @@ def test_independent_continuations_tell_the_common_gradient_from_the_fluctuating
     constant = rng.normal(size=size) * np.sqrt(common / size)
     snapshots = []
     for branch, temperature in {slow.UNCHANGED: 1, slow.COLD: 1 / 16, slow.COLD_AGAIN: 1 / 16,
-                                slow.BATCH: 1 / 4}.items():  # fmt: skip
+                                slow.BATCH: 1 / 16, slow.QUARTER: 1 / 4}.items():  # fmt: skip
         for span in slow.NEAR:
             gradient = constant + rng.normal(size=size) * np.sqrt(temperature / size)
             parts = np.split(gradient, [size // 3, 2 * size // 3])
@@ -238,13 +238,13 @@ def test_independent_continuations_tell_the_common_gradient_from_the_fluctuating
         assert change.share(one, other, slow.NEAR) == pytest.approx(share, abs=0.004)
     expected = (1 + common) / (1 / 16 + common)
     assert slow.expected_ratio(share, 16) == pytest.approx(expected)
-    both = (slow.COLD, slow.COLD_AGAIN)
-    assert change.ratio(both, slow.NEAR) == pytest.approx(expected, rel=0.02)
+    assert change.common() == pytest.approx(share, abs=0.003)
+    assert change.ratio(slow.SIXTEENTH, slow.NEAR) == pytest.approx(expected, rel=0.02)
     assert change.fluctuation_ratio() == pytest.approx(16, rel=0.05)
-    assert change.ratio(slow.BATCH, slow.NEAR) == pytest.approx(1.05 / 0.3, rel=0.02)
+    assert change.ratio(slow.QUARTER, slow.NEAR) == pytest.approx(1.05 / 0.3, rel=0.02)
     output = slow.Change(found, "output")
     assert output.trace[0] == 3
-    assert output.ratio(both, slow.NEAR) == pytest.approx(expected, rel=0.03)
+    assert output.ratio(slow.SIXTEENTH, slow.NEAR) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_snapshot_agrees_with_gradients_of_single_sequences(slow, monkeypatch) -> None:

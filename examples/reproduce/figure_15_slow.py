@@ -313,7 +313,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
                   label=None if index else "fluctuating")  # fmt: skip
     right.axhline(1 / 16, color="k", ls=":", label="a sixteenth")
     right.set_xticks([0, 1], ["changed early", "changed late"])
-    right.set(ylabel="|G|² at a 16th of the temperature, over the unchanged run's")
+    right.set(ylabel="|G|² at a 16th, over the unchanged run's")
     right.legend()
     figure.savefig(path, dpi=110)
 

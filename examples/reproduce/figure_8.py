@@ -33,6 +33,7 @@ from gns_keras.training.frozen import FrozenMeasurement
 EMBEDDING_SIZES = {32: 32, 64: 64, 128: 64}  # As 256, 512 and 512 for 512, 1024 and 2048.
 BOOK, VOCABULARY = "warandpeace", 500
 LEARNING_RATE = 0.003
+COLDER = 0.001  # With --colder, for the largest size.
 BATCH_SIZE = 32  # Sequences.
 UPDATES = (50, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_200, 1_400)
 MEASURED, MEASURED_BATCH = 2_048, 256  # Sequences of a snapshot, and of a batch of 8 groups.
@@ -44,13 +45,15 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     return texts.book_sequences(BOOK, "train", VOCABULARY)
 
 
-def run(size: int, seed: int, updates: tuple[int, ...] = UPDATES) -> list[list[float]]:
+def run(
+    size: int, seed: int, updates: tuple[int, ...] = UPDATES, learning_rate: float = LEARNING_RATE
+) -> list[list[float]]:
     """One training: rows of updates, tr(Sigma) and |G|^2 by sequence, and training loss."""
     keras.utils.set_random_seed(seed)
     model = language_model.build_model(
         size, vocabulary_size=VOCABULARY, embedding_size=EMBEDDING_SIZES[size]
     )
-    model.optimizer.learning_rate = LEARNING_RATE
+    model.optimizer.learning_rate = learning_rate
     model.optimizer.build(model.trainable_variables)
     frozen, rng = FrozenMeasurement(model), np.random.default_rng([seed, size])
     x, y = load()
@@ -140,6 +143,14 @@ def report(found: dict[int, list[Any]]) -> None:
             print(f"size {large} / size {small} at {where}: {stated(ratios)}", flush=True)
 
 
+def report_colder(found: dict[int, list[Any]], colder: list[Any]) -> None:
+    """Prints the largest size at a third of the learning rate beside the others, at equal loss."""
+    for small in (min(found), max(found)):
+        used = {small: found[small][: len(colder)], "colder": colder}
+        ratios = compared(used, small, "colder")["equal loss"]
+        print(f"size {max(found)} at {COLDER} / size {small} at equal loss: {stated(ratios)}")
+
+
 def draw(found: dict[int, list[Any]], path: Path) -> None:
     """Noise scale against perplexity, and against tokens."""
     import matplotlib.pyplot as plt
@@ -167,6 +178,7 @@ def main() -> None:
     """Runs what is missing, prints the ratios, and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--colder", type=int, default=0, help="seeds at a third of the rate")
     parser.add_argument("--store", type=Path, default=Path("figure_8.json"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
@@ -182,6 +194,15 @@ def main() -> None:
         size: [runs[f"{size}/{seed}"] for seed in range(args.seeds)] for size in EMBEDDING_SIZES
     }
     report(found)
+    colder = []
+    for seed in range(args.colder):
+        name = f"{max(EMBEDDING_SIZES)}/{COLDER}/{seed}"
+        if name not in runs:
+            runs[name] = run(max(EMBEDDING_SIZES), seed, learning_rate=COLDER)
+            args.store.write_text(json.dumps(runs))
+        colder.append(runs[name])
+    if colder:
+        report_colder(found, colder)
     if args.plot:
         draw(found, args.plot)
 

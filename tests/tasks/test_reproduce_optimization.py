@@ -87,12 +87,15 @@ def test_figure_8_goes_on_where_it_was(
     store, plot = tmp_path / "runs.json", tmp_path / "plot.png"
     made = {f"{size}/{seed}": noise_that_follows_the_loss(np.linspace(5, 4, 9), 1 + seed)
             for size in (4, 6) for seed in (0, 1)}  # fmt: skip
+    made["6/0.001/0"] = noise_that_follows_the_loss(np.linspace(5, 4.5, 9), 3)
     store.write_text(json.dumps(made))
     monkeypatch.setattr(figure_8, "run", None)
-    line = f"figure_8.py --seeds 2 --store {store} --plot {plot}"
+    line = f"figure_8.py --seeds 2 --colder 1 --store {store} --plot {plot}"
     monkeypatch.setattr(sys, "argv", line.split())
     figure_8.main()
-    assert "size 6 / size 4 at equal loss: 1 (1 to 1)" in capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert "size 6 / size 4 at equal loss: 1 (1 to 1)" in found
+    assert "size 6 at 0.001 / size 4 at equal loss: 3 " in found
     assert plot.stat().st_size > 5_000
 
 

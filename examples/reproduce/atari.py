@@ -179,7 +179,7 @@ def later(folder: Path, game: str, seed: int) -> None:
         print(weights.name, found[weights.name[3:10]], flush=True)
 
 
-def random_scores(game: str, *, copies: int = 16, steps: int = 3_000, seed: int = 0) -> list[float]:
+def random_scores(game: str, *, copies: int = 16, steps: int = 1_500, seed: int = 0) -> list[float]:
     """Scores of a policy that takes every action equally often."""
     games = Games(game, copies, seed=seed, max_first_steps=0, num_threads=1)
     rng = np.random.default_rng(seed)

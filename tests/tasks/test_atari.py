@@ -18,6 +18,13 @@ from gns_keras.training.frozen import FrozenMeasurement
 NAMES = ["alien", "beam_rider", "breakout", "pong", "qbert", "seaquest", "space_invaders"]
 
 
+@pytest.fixture(scope="module")
+def player():
+    """A model of Breakout whose weights stay as they are."""
+    keras.utils.set_random_seed(0)
+    return atari.build_model("breakout")
+
+
 def rollouts(model, game="breakout", **options):
     return Rollouts(model, game, **{"max_first_steps": 3, "num_threads": 1, **options})
 
@@ -101,10 +108,10 @@ def test_frames_of_a_rollout_go_through_the_network_one_by_one():
 
 
 def test_every_copy_has_made_its_own_number_of_random_steps():
-    games = Games("pong", 6, seed=3, max_first_steps=40, num_threads=1)
-    assert len(set(games.first_steps.tolist())) > 3
+    games = Games("pong", 4, seed=3, max_first_steps=40, num_threads=1)
+    assert len(set(games.first_steps.tolist())) == 4
     assert games.first_steps.max() <= 40
-    info = games._env.step(np.zeros(6, np.int64))[-1]
+    info = games._env.step(np.zeros(4, np.int64))[-1]
     # Four pictures a step; a game of Pong starts with up to 30 pictures of doing nothing.
     idle = info["episode_frame_number"] - 4 * (games.first_steps + 1)
     assert idle.min() >= 0
@@ -138,22 +145,20 @@ def test_a_game_of_pong_ends_at_21_and_is_lost_by_chance():
 
 
 def test_rewards_are_cut_to_their_signs_and_scores_are_not():
-    games = Games("qbert", 4, seed=0, max_first_steps=0, num_threads=1)
+    games = Games("qbert", 2, seed=0, max_first_steps=0, num_threads=1)
     rng = np.random.default_rng(0)
-    rewards = [games.step(rng.integers(0, 6, 4))[0] for _ in range(150)]
+    rewards = [games.step(rng.integers(0, 6, 2))[0] for _ in range(200)]
     assert set(np.unique(rewards)) <= {-1.0, 0.0, 1.0}
     assert np.sum(rewards) > 0
     assert games._score.sum() + sum(games.scores) >= 25 * np.sum(np.array(rewards) > 0)
 
 
-def test_an_example_is_what_the_present_policy_did():
-    keras.utils.set_random_seed(0)
-    model = atari.build_model("breakout")
-    [(frames, targets)] = drawn(model, 3)
+def test_an_example_is_what_the_present_policy_did(player):
+    [(frames, targets)] = drawn(player, 3)
     assert frames.shape == (3, 5, 4, 84, 84)
     # Step t + 1 sees the last three pictures of step t again, one place further back.
     np.testing.assert_array_equal(frames[:, 1:, :3], frames[:, :-1, 1:])
-    values = model(frames)["value"].numpy()
+    values = player(frames)["value"].numpy()
     advantages = targets["policy"][..., 1]
     np.testing.assert_allclose(advantages, targets["value"] - values, atol=1e-5)
     assert set(targets["policy"][..., 0].flat) <= {0, 1, 2, 3}
@@ -163,26 +168,26 @@ def test_actions_follow_the_policy():
     model = atari.build_model("breakout")
     head = model.get_layer("network").get_layer("policy")
     head.bias.assign(np.log([0.7, 0.1, 0.1, 0.1]))
-    actions = np.concatenate([t["policy"][..., 0].ravel() for _, t in drawn(model, 8, 10)])
-    # 400 draws: standard error 0.023.
+    actions = np.concatenate([t["policy"][..., 0].ravel() for _, t in drawn(model, 2, 30)])
+    # 300 draws: standard error 0.026.
     assert np.mean(actions == 0) == pytest.approx(0.7, abs=0.1)
 
 
-def test_a_seed_repeats_its_rollouts():
-    model = atari.build_model("breakout")
-    first, again, other = (drawn(model, seed=seed)[0] for seed in (1, 1, 2))
+def test_a_seed_repeats_its_rollouts(player):
+    first, again, other = (drawn(player, seed=seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1]["policy"], again[1]["policy"])
     assert np.any(first[1]["policy"] != other[1]["policy"])
 
 
-def test_batches_go_on_where_they_were_unless_they_are_to_be_independent():
-    model = atari.build_model("pong")
-    for independent, expected in [(1, True), (2, False)]:
-        (first, _), (second, _) = drawn(model, 2, 2, independent, game="pong")
-        goes_on = np.array_equal(second[:, 0, :3], first[:, -1, 1:])
-        assert goes_on == expected
-    (first, _), _, (third, _) = drawn(model, 2, 3, 2, game="pong")
+def test_batches_go_on_where_they_were(player):
+    (first, _), (second, _) = drawn(player, 1, 2)
+    np.testing.assert_array_equal(second[:, 0, :3], first[:, -1, 1:])
+
+
+def test_independent_batches_come_from_different_environments(player):
+    (first, _), (second, _), (third, _) = drawn(player, 1, 3, 2)
+    assert np.any(second[:, 0, :3] != first[:, -1, 1:])
     np.testing.assert_array_equal(third[:, 0, :3], first[:, -1, 1:])
 
 
@@ -251,12 +256,12 @@ def test_the_games_have_as_many_actions_as_the_table_says():
         assert Games(game, 1, seed=0, max_first_steps=0, num_threads=1).num_actions == actions
 
 
-def test_a_saved_model_comes_back(tmp_path):
-    model = atari.build_model("breakout")
-    model.save(tmp_path / "model.keras")
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")  # Not built yet.
+def test_a_saved_model_comes_back(player, tmp_path):
+    player.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    [(frames, targets)] = drawn(model)
-    losses = [float(m.evaluate(frames, targets, verbose=0)[0]) for m in (model, again)]
+    [(frames, targets)] = drawn(player, 1)
+    losses = [float(m.compute_loss(y=targets, y_pred=m(frames))) for m in (player, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

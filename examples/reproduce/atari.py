@@ -3,13 +3,16 @@
     python examples/reproduce/atari.py learn --game breakout
     python examples/reproduce/atari.py start --stage initial    (or after)
     python examples/reproduce/atari.py later --game breakout
+    python examples/reproduce/atari.py heads --game pong
+    python examples/reproduce/atari.py habit --game breakout
     python examples/reproduce/atari.py show --plot docs/reproduction/atari.png
 
 `learn` trains one of the paper's seven games (McCandlish et al. 2018, appendix A.4.2) for some CPU
 minutes, records the scores of the finished games and watches the noise scale, and saves weights on
-the way. `start` measures the noise scale of all seven games with frozen weights: initial ones, and
+the way. `start` measures the noise scale of all seven games with frozen weights: initial ones, or
 those after 125 updates, 10,000 frames. `later` measures the saved weights of `learn` in the same
-way. `show` prints the tables and draws the figure. Sizes count frames: steps of an environment.
+way. `heads` takes the two losses apart, `habit` asks what the trained policy does on average.
+`show` prints the tables and draws the figure. Sizes count frames: steps of an environment.
 
 With frozen weights an environment plays on and on, and what it sees resembles what it saw a moment
 before. So the measurement is cut into 8 blocks of 4 environments each that have nothing in common,
@@ -35,6 +38,7 @@ from scipy import stats
 from gns_keras import NoiseScaleMonitor
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.tasks import atari, get_task
+from gns_keras.tasks.actor_critic import PolicyLoss
 from gns_keras.tasks.atari_rollouts import Games, Rollouts
 from gns_keras.training.frozen import FrozenMeasurement
 
@@ -44,7 +48,7 @@ FRAMES = atari.NUM_STEPS
 BLOCKS, PER_BLOCK = 8, 4  # Blocks, and environments in each.
 # Batches of a block, a power of 2; with 4 environments and 5 frames, 8 blocks of 32 batches make
 # 5,120 frames. The gradient of the initial weights stands out from its noise, later ones hardly do.
-BATCHES = {"initial": 32, "after": 64, "later": 128}
+BATCHES = {"initial": 32, "after": 64, "later": 64}
 PAPER = {"start": (100, 1_000), "average": (1_000, 20_000)}  # Table 1, noise scales.
 
 
@@ -179,13 +183,54 @@ def later(folder: Path, game: str, seed: int) -> None:
         print(weights.name, found[weights.name[3:10]], flush=True)
 
 
-def random_scores(game: str, *, copies: int = 16, steps: int = 1_500, seed: int = 0) -> list[float]:
-    """Scores of a policy that takes every action equally often."""
+def random_scores(
+    game: str,
+    *,
+    probabilities: list[float] | None = None,
+    copies: int = 16,
+    steps: int = 1_500,
+    seed: int = 0,
+) -> list[float]:
+    """Scores of a policy that does not look: fixed probabilities of the actions, or equal ones."""
     games = Games(game, copies, seed=seed, max_first_steps=0, num_threads=1)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
-        games.step(rng.integers(0, games.num_actions, copies))
+        games.step(rng.choice(games.num_actions, copies, p=probabilities))
     return games.scores
+
+
+def heads(game: str, seed: int) -> None:
+    """Noise scales of the policy's and of the value function's loss alone, at initial weights."""
+    keras.utils.set_random_seed(seed)
+    model = atari.build_model(game)
+    rollouts = Rollouts(model, game, num_threads=1, max_first_steps=150)
+    batches = list(rollouts.batches(8, seed=seed).take(48))
+    losses = {"policy": PolicyLoss(0.01), "value": keras.losses.MeanSquaredError()}
+    for policy, value in [(1.0, 0.5), (1.0, 0.0), (0.0, 0.5)]:
+        weights = {"policy": policy, "value": value}
+        model.compile(optimizer="sgd", loss=losses, loss_weights=weights)
+        measurement = FrozenMeasurement(model, num_groups=8)
+        for batch in batches:
+            measurement.add_batch(batch)
+        found = measurement.noise_scale()
+        print(weights, found.scaled(FRAMES, "frames"), f"|G|^2 {found.grad_sq_norm:.3g}")
+
+
+def habit(folder: Path, game: str) -> None:
+    """What the trained policy does on average, and the score of doing that without looking."""
+    model = keras.models.load_model(folder / "learn.keras")
+    rollouts = Rollouts(model, game, num_threads=1, max_first_steps=50)
+    policies, advantages, returns = [], [], []
+    for frames, targets in rollouts.batches(4, seed=5).take(60):
+        policies.append(keras.ops.softmax(model(frames)["policy"]).numpy().reshape(-1, 4))
+        advantages.append(targets["policy"].numpy()[..., 1])
+        returns.append(targets["value"].numpy())
+    policy = np.concatenate(policies)
+    mean = policy.mean(axis=0, dtype=np.float64)
+    print("probabilities", mean.round(3), "standard deviation", policy.std(axis=0).round(3))
+    print(f"explained variance {1 - np.var(advantages) / np.var(returns):.3f}")
+    scores = random_scores(game, probabilities=list(mean / mean.sum()), seed=3)
+    print("score without looking: {:.2f} +- {:.2f} in".format(*mean_interval(scores)), len(scores))
 
 
 def random_policy(folder: Path, game: str) -> list[float]:
@@ -203,7 +248,7 @@ def mean_interval(scores: list[float]) -> tuple[float, float]:
     return float(np.mean(scores)), float(scale * error)
 
 
-def windows(lines: list[dict[str, Any]], num_games: int = 100) -> list[dict[str, float]]:
+def windows(lines: list[dict[str, Any]], num_games: int = 300) -> list[dict[str, float]]:
     """Consecutive stretches of the run of at least `num_games` finished games."""
     found, scores = [], []
     for line in lines:
@@ -236,9 +281,12 @@ def show(folder: Path, game: str, plot: Path | None) -> None:
         print(f"| {window['frames']:,} | {window['mean']:.2f} +- {window['half']:.2f} "
               f"| {window['games']} |")  # fmt: skip
     saved = folder / "later.json"
-    frozen = json.loads(saved.read_text()) if saved.exists() else {}
+    later = json.loads(saved.read_text()) if saved.exists() else {}
+    frozen = {int(at): found for at, found in sorted(later.items())}
     for at, found in frozen.items():
-        print(f"| {int(at):,} | {shown(found)} |")
+        print(f"| {at:,} | {shown(found)} |")
+    for initial in folder.glob(f"start_{game}_*_initial.json"):
+        frozen[0] = json.loads(initial.read_text())
     last = lines[-1]
     print(f"{last['frames']:,} frames in {last['cpu_s'] / 60:.1f} CPU minutes")
     if plot:
@@ -250,7 +298,7 @@ def draw(
     game: str,
     lines: list[dict[str, Any]],
     by_chance: tuple[float, float],
-    frozen: dict[str, Any],
+    frozen: dict[int, Any],
 ) -> None:
     """The figure."""
     import matplotlib.pyplot as plt
@@ -259,36 +307,45 @@ def draw(
     found = windows(lines)
     thousand = [window["frames"] / 1e3 for window in found]
     left.errorbar(thousand, [w["mean"] for w in found], [w["half"] for w in found],
-                  fmt="o-", ms=4, capsize=2, label="A2C, 100 games or more a point")  # fmt: skip
+                  fmt="o-", ms=4, capsize=2, label="A2C, 300 games or more a point")  # fmt: skip
     mean, half = by_chance
-    left.axhspan(mean - half, mean + half, color="C7", alpha=0.5, label="random policy")
-    left.set(xlabel="thousand frames", ylabel=f"score of a game of {game.title()}", ylim=(0, None))
+    left.axhspan(mean - half, mean + half, color="C7", alpha=0.4, lw=0, label="random policy")
+    left.set(xlabel="thousand frames", ylabel=f"score of a game of {game.title()}")
+    left.set_ylim(0, 1.5 * max(w["mean"] for w in found))
     left.legend(loc="upper left", frameon=False)
 
-    known = [line for line in lines if math.isfinite(line["noise_scale"]["interval"][1])]
-    at = [line["frames"] / 1e3 for line in known]
-    low, high = np.array([line["noise_scale"]["interval"] for line in known]).T
-    right.fill_between(at, low, high, alpha=0.25, color="C0", lw=0)
-    right.plot(at, [line["noise_scale"]["value"] for line in known], color="C0",
-               label="running, while training")  # fmt: skip
-    points = {int(k) / 1e3: v for k, v in frozen.items() if math.isfinite(v["interval"][1])}
-    values = np.array([v["value"] for v in points.values()])
-    ends = np.array([v["interval"] for v in points.values()]).reshape(-1, 2)
-    right.errorbar(list(points), values, np.abs(ends.T - values), fmt="s", color="C1", ms=5,
-                   capsize=3, label="frozen weights")  # fmt: skip
+    running = {line["frames"]: line["noise_scale"] for line in lines[2::3]}
+    for points, color, name in ((running, "C0", "running, while training"),
+                                (frozen, "C1", "frozen weights")):  # fmt: skip
+        _draw_noise_scales(right, points, color, name)
     for name, color in (("start", "C2"), ("average", "C3")):
-        right.axhspan(*PAPER[name], color=color, alpha=0.08, lw=0, label=f"paper, {name}")
-    right.set(xlabel="thousand frames", ylabel="noise scale, frames", yscale="log", ylim=(10, 1e4))
-    right.legend(loc="lower right", frameon=False, fontsize=8)
+        right.axhspan(*PAPER[name], color=color, alpha=0.1, lw=0, label=f"paper, {name}")
+    right.set(xlabel="thousand frames", ylabel="noise scale, frames", yscale="log", ylim=(10, 3e5))
+    right.legend(loc="upper left", frameon=False, fontsize=8, ncols=2)
     for axes in (left, right):
-        axes.set_xlim(0, None)
+        axes.set_xlim(-0.02 * lines[-1]["frames"] / 1e3, None)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
+def _draw_noise_scales(axes: Any, found: dict[int, Any], color: str, name: str) -> None:
+    """Values with their intervals; arrows upwards from the lower bound of an unresolved one."""
+    known = {at: v for at, v in found.items() if math.isfinite(v["interval"][1])}
+    values = np.array([v["value"] for v in known.values()])
+    ends = np.array([v["interval"] for v in known.values()]).reshape(-1, 2).T
+    axes.errorbar([at / 1e3 for at in known], values, np.abs(ends - values), fmt="o", color=color,
+                  ms=4, lw=1, label=name)  # fmt: skip
+    others = {at: v["interval"][0] for at, v in found.items() if at not in known}
+    bounds = {at: low for at, low in others.items() if low > 0}
+    if bounds:
+        axes.errorbar([at / 1e3 for at in bounds], list(bounds.values()),
+                      np.array(list(bounds.values())), lolims=True, fmt="none", color=color,
+                      lw=0.8, alpha=0.5, label=f"{name}: at least")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("learn", "start", "later", "show"))
+    parser.add_argument("part", choices=("learn", "start", "later", "heads", "habit", "show"))
     parser.add_argument("--game", default="breakout", choices=atari.GAMES)
     parser.add_argument("--games", nargs="+", default=atari.GAMES, help="those of `start`")
     parser.add_argument("--stage", choices=("initial", "after"), default="initial")
@@ -305,6 +362,10 @@ def main() -> None:
             start(args.folder, game, args.seed, args.stage)
     elif args.part == "later":
         later(args.folder, args.game, args.seed)
+    elif args.part == "heads":
+        heads(args.game, args.seed)
+    elif args.part == "habit":
+        habit(args.folder, args.game)
     else:
         show(args.folder, args.game, args.plot)
 

@@ -105,6 +105,9 @@ def load_data(split: str = "train", *, game: str = "pong") -> Any:
 
 def _task(game: str) -> Task:
     title = game.replace("_", " ").title()
+    ran = "50 steps, and the noise scale of the initial weights"
+    if game == "breakout":
+        ran = "900,000 frames, to a score of 2.1 (1.2 by chance), with noise scales along the run"
     return Task(
         name=f"atari_{game}",
         description=f"convolutional policy and value function on the Atari game {title}, A2C",
@@ -117,7 +120,7 @@ def _task(game: str) -> Task:
         learning_rate=LEARNING_RATE,
         optimizer="rmsprop",
         goals=(),
-        status="learning rate of OpenAI Baselines, not tuned; 50 steps on the game",
+        status=f"learning rate of OpenAI Baselines, not tuned; {ran}",
         units_per_example=NUM_STEPS,
     )
 

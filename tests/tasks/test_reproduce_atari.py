@@ -45,7 +45,7 @@ def test_the_table_and_the_figure(
     with (tmp_path / "learn.jsonl").open("w") as file:
         for epoch in range(1, 5):
             line = {
-                "frames": 10 * epoch, "scores": [1.0, 3.0] * 50, "cpu_s": 6.0 * epoch,
+                "frames": 10 * epoch, "scores": [1.0, 3.0] * 150, "cpu_s": 6.0 * epoch,
                 "noise_scale": known if epoch > 2 else unknown,
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")

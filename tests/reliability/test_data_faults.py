@@ -10,6 +10,7 @@ import tensorflow as tf
 from gns_keras.core.tracker import NoiseScaleTracker
 from gns_keras.sweep.sweep import sweep
 from gns_keras.training.example_source import ExampleSource
+from gns_keras.training.monitor import NoiseScaleMonitor
 from tests.reliability import faults
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning")
@@ -200,3 +201,14 @@ def test_arrays_of_different_lengths_and_ragged_tensors_are_refused() -> None:
     for refuse in (ExampleSource, lambda data: sweep(faults.make_model, data, **faults.SWEEP)):
         with pytest.raises(TypeError, match="ragged"):
             refuse((ragged, y))
+
+
+def test_batches_of_one_example_are_unresolved_and_no_division_by_zero() -> None:
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    monitor = NoiseScaleMonitor(every=1)
+    model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[monitor])
+    assert not monitor.result().resolved
+    assert np.isnan(monitor.result().value)
+    assert np.isfinite(model.get_weights()[0]).all()

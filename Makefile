@@ -42,7 +42,7 @@ format: $(VENV)/.ready-test  ## Let ruff mend what it can.
 bench: $(VENV)/.ready-test  ## Every table of docs/performance.md; wants an idle machine.
 	$(BIN)/python benchmarks/bench.py
 
-bench-quick: $(VENV)/.ready-test  ## The same with fewer rows and repeats: about five minutes.
+bench-quick: $(VENV)/.ready-test  ## The same with fewer rows and repeats: about six minutes.
 	$(BIN)/python benchmarks/bench.py --quick
 
 docs: $(VENV)/.ready-docs  ## Build the documentation into site/.

@@ -210,6 +210,7 @@ class Interrupted(Exception):
     """In place of a kill."""
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_finds_the_same(
     limit: ModuleType,
     setting: Any,

@@ -115,6 +115,7 @@ def test_agreement_by_hand(figure_4: ModuleType) -> None:
     assert found["decades"] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_table_of_a_short_run_and_a_sweep_of_digits(
     figure_4: ModuleType,

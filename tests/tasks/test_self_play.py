@@ -175,6 +175,7 @@ def final_weights(**kwargs: object) -> tuple[list[np.ndarray], SelfPlay]:
     return training.learner.model.get_weights(), training
 
 
+@pytest.mark.slow
 def test_threads_without_staleness_give_the_same_as_none() -> None:
     in_turn, _ = final_weights()
     threaded, training = final_weights(workers=1, max_staleness=0)

@@ -57,6 +57,7 @@ def model():
     return model
 
 
+@pytest.mark.slow
 def test_advice_from_data_that_the_policy_draws(model):
     before = model.get_weights()
     bandit = Bandit(model)

@@ -78,10 +78,7 @@ class LearningRateCheck:
 
     @property
     def best_run(self) -> float:
-        """The factor of the run with the lowest loss; NaN if all diverged.
-
-        Logarithms are averaged where no loss is below 0.
-        """
+        """The factor of the run with the lowest mean loss; NaN if all diverged."""
         means = [self._mean(factor) for factor in self.factors]
         if not any(map(math.isfinite, means)):
             return math.nan

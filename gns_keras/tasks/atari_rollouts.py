@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from gns_keras.tasks.actor_critic import n_step_returns
-from gns_keras.training.example_source import DrawnExamples
+from gns_keras.training.example_source import DrawnExamples, drawn_dataset
 
 try:
     from ale_py.vector_env import AtariVectorEnv
@@ -180,16 +180,7 @@ class Rollouts(DrawnExamples):
             "policy": tf.TensorSpec((batch_size, steps, 2), tf.float32),
             "value": tf.TensorSpec((batch_size, steps), tf.float32),
         }
-        dataset = tf.data.Dataset.from_generator(
-            lambda: self._play(batch_size, seed, independent),
-            output_signature=(images, targets),
-        )
-        options = tf.data.Options()
-        # A rollout that is made ahead of time is one of an older policy.
-        options.autotune.enabled = False
-        options.experimental_optimization.apply_default_optimizations = False
-        options.experimental_optimization.inject_prefetch = False
-        return dataset.with_options(options)
+        return drawn_dataset(lambda: self._play(batch_size, seed, independent), (images, targets))
 
     def _play(self, batch_size: int, seed: int, independent: int) -> Iterator[Any]:
         sets = [

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gns_keras.tasks.battle import OBSERVATION_SIZE, Rules
 from gns_keras.tasks.ppo import TARGETS
 from gns_keras.tasks.self_play_rollouts import Collector
-from gns_keras.training.example_source import DrawnExamples
+from gns_keras.training.example_source import DrawnExamples, drawn_dataset
 
 
 class DrawnGames(DrawnExamples):
@@ -58,15 +58,7 @@ class DrawnGames(DrawnExamples):
             tf.TensorSpec((batch_size, frames, OBSERVATION_SIZE), tf.float32),
             tf.TensorSpec((batch_size, frames, TARGETS), tf.float32),
         )
-        dataset = tf.data.Dataset.from_generator(
-            lambda: self._play(batch_size, seed, independent), output_signature=signature
-        )
-        options = tf.data.Options()
-        # A rollout that is made ahead of time is one of an older policy.
-        options.autotune.enabled = False
-        options.experimental_optimization.apply_default_optimizations = False
-        options.experimental_optimization.inject_prefetch = False
-        return dataset.with_options(options)
+        return drawn_dataset(lambda: self._play(batch_size, seed, independent), signature)
 
     def _play(self, batch_size: int, seed: int, independent: int) -> Iterator[Any]:
         collectors = [

@@ -1,6 +1,7 @@
 """Training data as batches of any size, from arrays or from a batched `tf.data.Dataset`."""
 
 import abc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -45,6 +46,23 @@ class DrawnExamples(abc.ABC):
         Returns:
             A dataset of what `model.train_step` takes.
         """
+
+
+def drawn_dataset(draw: Callable[[], Iterator[Any]], signature: Any) -> tf.data.Dataset:
+    """A dataset whose batches are made when they are asked for, and none ahead of time.
+
+    One that waits would be of an older policy.
+
+    Args:
+        draw: Begins to draw batches.
+        signature: `tf.TensorSpec` of every tensor of a batch.
+    """
+    dataset = tf.data.Dataset.from_generator(draw, output_signature=signature)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_optimization.inject_prefetch = False
+    return dataset.with_options(options)
 
 
 class ExampleSource:

@@ -22,10 +22,10 @@ advise: $(VENV)/.ready-run  ## Measure the noise scale on real digits and print 
 	$(BIN)/gns-keras advise digits
 
 test: lint  ## Lint, types, and all tests but the slow ones.
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.ready-test  ## The slow tests: coverage of intervals, many seeds.
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 test-versions: $(VENV)/.created  ## Quick tests on every supported Python and Keras found here.
 	$(BIN)/python tests/versions.py

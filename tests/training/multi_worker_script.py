@@ -2,7 +2,7 @@
 
 `run` runs them; as a script, this is one of two workers:
 
-    TF_CONFIG=... python -m tests.training.multi_worker_script results.npz
+    TF_CONFIG=... python -m tests.training.multi_worker_script results.npz [compared|all]
 """
 
 import os
@@ -221,14 +221,14 @@ def run(
     return found
 
 
-def main(path: str) -> None:
+def main(path: str, which: str = "all") -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)  # Two workers share the machine.
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     worker = strategy.cluster_resolver.task_id
-    found = run(strategy, COMPARED + ALONE, worker)
+    found = run(strategy, COMPARED if which == "compared" else COMPARED + ALONE, worker)
     np.savez(path, num_replicas=strategy.num_replicas_in_sync, worker=worker, **found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -33,7 +33,8 @@ class BatchSizeScheduler(keras.callbacks.Callback):
     the noise scale are those of the update itself.
 
     `History` and logs gain `global_batch_size`, `learning_rate` (that of the update; the
-    optimizer's own is the base rate), `noise_scale` with its interval, and `temperature`.
+    optimizer's own is the base rate), `noise_scale` with its interval, and `temperature`. Logs of
+    single updates gain them unless `fit(verbose=1)` shows its bar, which would not fit on a line.
 
     Args:
         exchange_rate: `r`, examples that are worth one step, or "auto": `E_min/S_min` of the run so
@@ -194,8 +195,12 @@ class BatchSizeScheduler(keras.callbacks.Callback):
         self._due = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds what the update was made with to the logs."""
-        if logs is not None and self._session is not None:
+        """Adds what the update was made with to the logs, unless they go into a bar.
+
+        Most terminals cannot write over a bar of several lines, and would scroll at every update.
+        """
+        has_bar = self.params.get("verbose") in (1, "auto")
+        if logs is not None and self._session is not None and not has_bar:
             logs.update(self._session.shown)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,17 @@ class EveryUpdate(keras.callbacks.Callback):
 
     def __getitem__(self, name: str) -> list[float]:
         return [logs[name] for logs in self.logs]
+
+
+def test_a_progress_bar_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    model, x, y = model_and_data(64)
+    scheduler, every = BatchSizeScheduler(), EveryUpdate()
+    history = model.fit(x, y, batch_size=16, verbose=1, callbacks=[scheduler, every]).history
+    assert not set(SHOWN) & set(every.logs[0])
+    assert set(SHOWN) <= set(history)
+    *running, last = re.split("[\b\r]+", capsys.readouterr().out)
+    assert "global_batch_size" in last
+    assert not any("global_batch_size" in shown for shown in running)
 
 
 def test_the_batch_follows_the_noise_scale_and_every_log_shows_it() -> None:

@@ -137,7 +137,7 @@ def _check_learning_rate(
     stage: Stage,
 ) -> Evidence:
     """Adds the check of the learning rate, and sets the one to measure with."""
-    advance = stage("checking the learning rate", plan.usual_examples)
+    advance = stage("checking the learning rate", plan.most_examples)
     check = check_learning_rate(model, source, plan, scale, seed=seed, advance=advance)
     factor = check.factor_to_use
     scale(factor if math.isfinite(factor) else 1.0)

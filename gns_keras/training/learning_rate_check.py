@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gns_keras.core.learning_rate_check import FACTORS, LearningRateCheck
+from gns_keras.core.learning_rate_check import FACTORS, FURTHEST, SPACING, LearningRateCheck
 from gns_keras.core.short_run_bias import ShortRunBias, short_run_bias
 from gns_keras.training import keras_private
 from gns_keras.training.example_source import ExampleSource
@@ -27,6 +27,7 @@ FEWEST_USUAL_STEPS, MOST_STEPS = 128, 256
 FEWEST_STEPS = 64  # With a small budget.
 SHARE_THAT_COUNTS = 4  # The last quarter.
 USUAL_RUNS = 4  # Three to five.
+MOST_RUNS = len(FACTORS) + round(math.log(FURTHEST / SPACING, SPACING))
 SHARE_OF_BUDGET = 3  # A third.
 SEED_OFFSET = 7919  # Other orders of the examples than those of the trial run.
 NO_LOSS = (
@@ -64,9 +65,10 @@ class CheckPlan:
         return self.steps * self.batch_size
 
     @property
-    def usual_examples(self) -> int:
-        """Examples that a check takes that needs no further learning rates than usual."""
-        return USUAL_RUNS * self.run_examples
+    def most_examples(self) -> int:
+        """Examples that a check takes at most: where the best learning rate is far away."""
+        most = MOST_RUNS * self.run_examples
+        return most if self.budget is None else min(most, self.budget // 2)
 
 
 def plan_check(batch_size: int, budget: int | None, *, search: bool = False) -> CheckPlan:
@@ -192,7 +194,7 @@ class _Runs:
 
     def losses(self, factor: float) -> tuple[float, ...]:
         """Losses of the last batches of the run of a factor; none where the train step has none."""
-        run = _Losses()
+        run = _Losses(lambda steps: self._advance(steps * self._plan.batch_size))
         with preserved(self._model):
             self._scale(factor)
             self._model.fit(
@@ -203,7 +205,7 @@ class _Runs:
                 callbacks=[run],
             )
         self.examples_used += self._plan.run_examples
-        self._advance(self._plan.run_examples)
+        run.advance(self._plan.steps - run.steps)  # Of a run that diverged.
         last = run.losses[-max(1, len(run.losses) // SHARE_THAT_COUNTS) :] if run.losses else []
         return tuple(loss if math.isfinite(loss) else math.inf for loss in last)
 
@@ -211,17 +213,25 @@ class _Runs:
 class _Losses(keras.callbacks.Callback):
     """Takes the losses of single batches out of the mean over the epoch that Keras reports.
 
+    Args:
+        advance: Called with every number of batches that are done.
+
     Attributes:
         losses: One for each batch; for several, where Keras runs several at a time.
+        steps: Batches that are done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advance: Advance) -> None:
         super().__init__()
+        self.advance = advance
         self.losses: list[float] = []
+        self.steps = 0
         self._total, self._done = 0.0, 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the mean loss since the last call; ends a run that diverged."""
+        self.advance(batch + 1 - self.steps)
+        self.steps = batch + 1
         if logs and "loss" in logs:
             total = float(np.asarray(logs["loss"])) * (batch + 1)
             self.losses.append((total - self._total) / (batch + 1 - self._done))

@@ -167,12 +167,27 @@ def test_a_trained_model_is_told_from_a_new_one() -> None:
     assert biases[1] < 0 <= biases[0]
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e30])
+def test_progress_is_told_batch_by_batch_and_adds_up_if_a_run_diverges(factor: float) -> None:
+    model, x, y = digits_dense(num_examples=256)
+    done: list[float] = []
+    with preserved(model), scaled_learning_rate(model) as scale:
+        runs = _Runs(model, ExampleSource((x, y), 16), PLAN, scale, 0, done.append)
+        losses = runs.losses(factor)
+    assert np.isfinite(losses).all() == (factor == 1)
+    assert done[0] == 16
+    assert sum(done) == PLAN.run_examples
+
+
 def test_the_plan_keeps_to_a_third_of_the_budget() -> None:
     assert [plan_check(size, None).steps for size in (2, 16, 24, 32, 512)] == [
         256, 256, 170, 128, 128
     ]  # fmt: skip
     least = 3 * USUAL_RUNS * FEWEST_STEPS * 32
     assert plan_check(32, least).steps == FEWEST_STEPS
-    assert plan_check(32, least).usual_examples == least // 3
+    plan = plan_check(32, least)
+    assert USUAL_RUNS * plan.run_examples == least // 3
+    assert plan_check(32, None).most_examples == 7 * 128 * 32  # From a quarter to 4**5 times.
+    assert plan.most_examples == least // 2
     assert plan_check(32, least - 1).steps == 0
     assert plan_check(32, 10**9).steps == 128

@@ -4,13 +4,10 @@ Nothing heavy is imported at the top: `gns-keras --help` must not wait for Tenso
 """
 
 import argparse
-import contextlib
-import os
 import sys
-import tempfile
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gns_keras import __version__
@@ -20,34 +17,39 @@ from gns_keras.sweep.argument_types import not_negative, output_file, positive
 from gns_keras.tasks import UnknownTargetError, get_task
 from gns_keras.tasks import command as tasks_command
 from gns_keras.tasks.custom import call_function, import_function, parse_target
+from gns_keras.training.quiet_start import import_tensorflow
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-_SILENT = "3"
 _MAX_MESSAGE = 2000  # Characters of an error message that fit on a screen.
 
 _DESCRIPTION = """\
 Which batch size and learning rate should a Keras model be trained with?
-gns-keras measures the gradient noise scale of the model on its own data, predicts the critical
-batch size from it, and says what each batch size would cost."""
+gns-keras measures the gradient noise scale of the model on its own data,
+predicts the critical batch size from it, and says what each batch size would
+cost."""
 
 _EXAMPLES = """\
 examples:
-  gns-keras advise digits                    a first look: real data, nothing to download
-  gns-keras advise mnist --html mnist.html   the same on MNIST, with a report to keep
-  gns-keras advise train:build               your own model, from the function build in train.py
-  gns-keras sweep digits --store d.sqlite    the critical batch size, measured
-  gns-keras reproduce digits                 the noise scale along a run, beside the paper's
-  gns-keras tasks                            what can stand in the place of "digits"
+  gns-keras advise digits                   a first look: nothing to download
+  gns-keras advise mnist --html mnist.html  on MNIST, with a report to keep
+  gns-keras advise train:build              your model: build() in train.py
+  gns-keras sweep digits --store d.sqlite   the critical batch size, measured
+  gns-keras reproduce digits                the noise scale along a run
+  gns-keras tasks                           what can stand in place of "digits"
 
-exit codes: 0 fine, 1 failed (one line on stderr says why), 2 wrong usage, 130 stopped by Ctrl-C"""
+exit codes:
+  0 fine, 1 failed (one line on stderr says why), 2 wrong usage,
+  130 stopped by Ctrl-C"""
 
 _ADVISE = """\
-Measures the gradient noise scale in a short training run, and prints what each batch size costs
-and which one to use. Weights and seeds are restored afterwards; nothing is trained for good."""
+Measures the gradient noise scale in a short training run, and prints what each
+batch size costs and which one to use. Weights and seeds are restored
+afterwards; nothing is trained for good."""
 
 _TARGET_HELP = """\
-TARGET is a task (gns-keras tasks lists them) or package.module:function, a function of yours
-without arguments. It returns (model, data) or (model, data, batch_size):
+TARGET is a task (gns-keras tasks lists them) or package.module:function, a
+function of yours without arguments. It returns (model, data) or
+(model, data, batch_size):
 
   # train.py
   def build():
@@ -55,8 +57,9 @@ without arguments. It returns (model, data) or (model, data, batch_size):
       model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
       return model, (x, y), 32
 
-model is a compiled keras.Model. data is a batched tf.data.Dataset, or arrays (x, y) or
-(x, y, sample_weight). The module is looked for in the current folder first.
+model is a compiled keras.Model. data is a batched tf.data.Dataset, or arrays
+(x, y) or (x, y, sample_weight). The module is looked for in the current folder
+first.
 
 examples:
   gns-keras advise digits --budget 50_000
@@ -117,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sweep_command.add_arguments(sweep, positive, output_file)
-    sweep.set_defaults(run=lambda args: sweep_command.run(args, _import_tensorflow))
+    sweep.set_defaults(run=lambda args: sweep_command.run(args, import_tensorflow))
     reproduce = commands.add_parser(
         "reproduce",
         help="measure a task of the paper along its training, beside Table 1",
@@ -126,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reproduce_command.add_arguments(reproduce, positive, output_file)
-    reproduce.set_defaults(run=lambda args: reproduce_command.run(args, _import_tensorflow))
+    reproduce.set_defaults(run=lambda args: reproduce_command.run(args, import_tensorflow))
     tasks = commands.add_parser("tasks", help="list the tasks that come with gns-keras")
     tasks_command.add_arguments(tasks, output_file)
     tasks.set_defaults(run=tasks_command.run)
@@ -192,7 +195,7 @@ def _run_advise(args: argparse.Namespace) -> None:
     """Builds the target, asks `advise`, and shows and writes its answer."""
     is_task = args.target.isidentifier()
     load = _find_task(args.target) if is_task else _find_own(args.target)
-    _import_tensorflow()
+    import_tensorflow()
     import keras
 
     from gns_keras.advise import advise
@@ -237,39 +240,9 @@ def _find_task(name: str) -> Loader:
 def _find_own(target: str) -> Loader:
     """Returns the function that does the same for a function of the user."""
     module, function = parse_target(target)  # Fails at once on a typing error, before ...
-    _import_tensorflow()  # ... this takes seconds; the module is going to need it.
+    import_tensorflow()  # ... this takes seconds; the module is going to need it.
     own = import_function(module, function)
     return lambda: call_function(own, target)
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow for the first time, without its start-up notes.
-
-    Its first notes are written before it has read TF_CPP_MIN_LOG_LEVEL, from C++ straight to file
-    descriptor 2. A level that the user has set keeps them, unless it is the silent one.
-    """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _SILENT)
-    with _stderr_held_back() if level == _SILENT else contextlib.nullcontext():
-        import tensorflow  # noqa: F401
-
-
-@contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    """Discards what is written to file descriptor 2, except where the body fails."""
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            held.seek(0)
-            os.write(original, held.read())
-            raise
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
 
 
 def _complain(error: Exception, args: argparse.Namespace, code: int) -> int:

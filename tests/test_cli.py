@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ import tensorflow as tf
 import gns_keras
 from gns_keras import cli
 from gns_keras.tasks import get_task, list_tasks
+from gns_keras.training import quiet_start
 
 
 class RecordedAdvice:
@@ -96,6 +98,28 @@ def test_the_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None
     options = "--json --html --batch-size --budget --objective --max-batch-size --seed --quiet"
     for part in [*options.split(), "package.module:function", "return model, (x, y), 32"]:
         assert part in shown
+
+
+@pytest.mark.parametrize("command", ["", "advise", "sweep", "reproduce", "tasks"])
+def test_the_help_fits_a_terminal_of_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([*command.split(), "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_the_list_of_tasks_is_wrapped_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.main(["tasks"]) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["tasks"]) == 0
+    wrapped = capsys.readouterr().out
+    assert max(map(len, wrapped.splitlines())) <= 60 < max(map(len, whole.splitlines()))
+    assert wrapped.split() == whole.split()
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,13 +370,36 @@ def test_ctrl_c_ends_with_130(
     assert capsys.readouterr().err == "gns-keras: stopped by Ctrl-C\n"
 
 
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_terminal_is_told_what_takes_seconds_and_is_clean_again(
+    term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    seen, terminal = pty.openpty()
+    with quiet_start.note_on(terminal):
+        pass
+    os.write(terminal, b"end")
+    shown = b""
+    while not shown.endswith(b"end"):
+        shown += os.read(seen, 1000)
+    os.close(terminal)
+    os.close(seen)
+    if term == "dumb":
+        assert shown == b"end"
+        return
+    note, spaces, end = shown.split(b"\r")
+    assert note.startswith(b"starting TensorFlow")
+    assert spaces == b" " * len(note + b"^C")
+    assert end == b"end"
+
+
 def stderr_of_first_import(level: str | None, code: str = "") -> str:
     """Imports TensorFlow as the command does, in a new process; returns its stderr."""
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     if level is not None:
         environment["TF_CPP_MIN_LOG_LEVEL"] = level
-    code = f"{code}\nfrom gns_keras import cli\ncli._import_tensorflow()\nimport os, sys\n"
-    code += "print('level', os.environ['TF_CPP_MIN_LOG_LEVEL'], file=sys.stderr)"
+    code += "\nfrom gns_keras.training import quiet_start\nquiet_start.import_tensorflow()\n"
+    code += "import os, sys; print('level', os.environ['TF_CPP_MIN_LOG_LEVEL'], file=sys.stderr)"
     run = [sys.executable, "-c", code]
     return subprocess.run(run, env=environment, capture_output=True, text=True).stderr
 

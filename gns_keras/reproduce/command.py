@@ -7,23 +7,25 @@ from pathlib import Path
 from gns_keras.tasks import get_task
 
 DESCRIPTION = """\
-Trains a task as the paper has it, measures the simple noise scale along the way, and prints it
-early in the run and on average beside Table 1 of the paper (McCandlish et al. 2018). Every number
-has its 95 % interval, or says "unresolved: at least X"."""
+Trains a task as the paper has it, measures the simple noise scale along the
+way, and prints it early in the run and on average beside Table 1 of the paper
+(McCandlish et al. 2018). Every number has its 95 % interval, or says
+"unresolved: at least X"."""
 
 EXAMPLES = """\
-A run is one pass over the data unless --examples says otherwise; the paper's runs are longer, and
-the output says how long yours was. Measuring costs about as much again as training. With --store a
-run that was stopped by Ctrl-C, or killed, goes on from its last point, and a finished one is made
-longer by a larger --examples.
+A run is one pass over the data unless --examples says otherwise; the paper's
+runs are longer, and the output says how long yours was. Measuring costs about
+as much again as training. With --store a run that was stopped by Ctrl-C, or
+killed, goes on from its last point, and a finished one is made longer by a
+larger --examples.
 
 The critical batch sizes of Table 1 come from many runs: gns-keras sweep TASK.
 
 examples:
-  gns-keras reproduce digits                               seconds; not in the paper
-  gns-keras reproduce mnist --examples 3_000               the start, in a minute on one core
-  gns-keras reproduce mnist --store mnist.sqlite           one pass over the data
-  gns-keras reproduce mnist --store mnist.sqlite --examples 600_000       ... and nine more
+  gns-keras reproduce digits                      seconds; not in the paper
+  gns-keras reproduce mnist --examples 3_000      the start, in a minute
+  gns-keras reproduce mnist --store mnist.sqlite  one pass over the data ...
+  gns-keras reproduce mnist --store mnist.sqlite --examples 600_000  ... and on
   gns-keras reproduce cnn_fashion_mnist --seeds 3 --json svhn_network.json"""
 
 

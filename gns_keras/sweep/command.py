@@ -15,15 +15,16 @@ GOALS = (0.5, 0.3, 0.2, 0.1)
 _EPOCHS, _MIN_EXAMPLES = 20, 100_000
 
 DESCRIPTION = """\
-Trains at every batch size with several learning rates, counts the steps to each goal, and fits the
-critical batch size. Finished runs are kept in FILE: stopped at any moment, the same command goes
-on from there. Several processes may work on one FILE at the same time."""
+Trains at every batch size with several learning rates, counts the steps to each
+goal, and fits the critical batch size. Finished runs are kept in FILE: stopped
+at any moment, the same command goes on from there. Several processes may work
+on one FILE at the same time."""
 
 EXAMPLES = """\
 examples:
   gns-keras sweep digits --store digits.sqlite --plot digits.png
-  gns-keras sweep mnist --store mnist.sqlite --workers 2 --batch-sizes 8 32 128 512 2048
-  gns-keras sweep train:build --store mine.sqlite --goals 1.0 0.5 --max-examples 2_000_000"""
+  gns-keras sweep mnist --store mnist.sqlite --workers 2 --batch-sizes 8 32 128
+  gns-keras sweep train:build --store mine.sqlite --goals 1.0 0.5 --seeds 3"""
 
 
 def add_arguments(

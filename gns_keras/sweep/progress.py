@@ -13,11 +13,11 @@ from rich.progress import (
 )
 
 from gns_keras.core.run_record import RunRecord
-from gns_keras.training.notebook import notebook_line
+from gns_keras.training.notebook import can_draw, notebook_line
 
 
 class SweepProgress:
-    """A bar that counts runs, with the time left; silent with `verbose=0`.
+    """A bar that counts runs, with the time left, on a terminal; silent with `verbose=0`.
 
     The total grows where the search for the best learning rate widens. The time left is that of
     the runs known so far.
@@ -39,7 +39,8 @@ class SweepProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[last]}"),
             console=console,
-            disable=verbose == 0 or self._line is not None,
+            disable=verbose == 0 or self._line is not None or not can_draw(console),
+            transient=True,
             # Runs take from seconds to hours, and the pace is the mean over many of them.
             speed_estimate_period=24 * 3600,
         )

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,17 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser, output_file: Callable[[str], 
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints every task in a few lines, and writes what was asked for."""
+    """Prints every task in a few lines, wrapped on a terminal, and writes what was asked for."""
     tasks = [get_task(name) for name in list_tasks()]
     for task in tasks:
-        print(  # noqa: T201  the command's output
-            f"{task.name}: {task.description}\n"
+        lines = (
+            f"{task.name}: {task.description}",
             f"    {task.optimizer}, learning rate {task.learning_rate:g}, "
-            f"batch size {task.batch_size} {task.unit}\n"
-            f"    data: {task.data_needed}\n"
-            f"    run: {task.status}"
+            f"batch size {task.batch_size} {task.unit}",
+            f"    data: {task.data_needed}",
+            f"    run: {task.status}",
         )
+        print("\n".join(map(_wrapped, lines)))  # noqa: T201  the command's output
     if args.json:
         plain = (str, int, float, tuple)  # Not the functions.
         records = [{k: v for k, v in vars(t).items() if isinstance(v, plain)} for t in tasks]
         args.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+
+
+def _wrapped(line: str) -> str:
+    """The line without broken words; in a pipe or a file as one, to be searched."""
+    if not sys.stdout.isatty():
+        return line
+    width = max(shutil.get_terminal_size().columns, 20)
+    return textwrap.fill(line, width, subsequent_indent=" " * 8, break_on_hyphens=False)

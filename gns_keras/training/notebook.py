@@ -1,4 +1,4 @@
-"""Progress in a notebook: a line of text that is written over, as bars need a terminal."""
+"""Where progress can be shown: bars need a terminal, a notebook has a line that is written over."""
 
 import time
 from typing import Any
@@ -39,6 +39,11 @@ class NotebookLine:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
+
+
+def can_draw(console: Console) -> bool:
+    """Whether bars can be drawn over: a terminal that can move its cursor."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def notebook_line(verbose: int, console: Console) -> NotebookLine | None:

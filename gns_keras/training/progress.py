@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gns_keras.training.notebook import notebook_line
+from gns_keras.training.notebook import can_draw, notebook_line
 
 Stage = Callable[[str, float], Callable[[float], None]]
 
@@ -27,9 +27,10 @@ def progress_bars(verbose: int) -> Iterator[Stage]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        speed_estimate_period=24 * 3600,  # One batch of a large model may take a minute.
     )
     line = notebook_line(verbose, progress.console)
-    progress.disable = not verbose or line is not None or not progress.console.is_terminal
+    progress.disable = not verbose or line is not None or not can_draw(progress.console)
 
     def stage(description: str, total: float) -> Callable[[float], None]:
         for task in progress.tasks:

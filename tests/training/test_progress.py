@@ -46,6 +46,15 @@ def test_otherwise_nothing_is_written(terminal, verbose: int, is_terminal: bool)
     assert written.getvalue() == ""
 
 
+def test_a_terminal_that_cannot_move_its_cursor_is_left_alone(
+    terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    written = terminal(True)
+    use(verbose=1)
+    assert written.getvalue() == ""
+
+
 def test_a_notebook_shows_a_line_that_is_written_over(
     terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,12 @@
     python benchmarks/calibration_advise.py --folder calibration   # in which calibration.py ran
 
 For every task `advise(..., target_loss=goal)` at the base batch size and the sweep's best learning
-rate there, with a budget of one pass over the data, which is 5 % of a run of 20: the trial run ends
+rate there. The budget is a share of the examples of the run to the goal where that is long enough
+(tasks named "long"), else one pass over the data, which is 5 % of a run of 20: the trial run ends
 when it has seen enough, and what is beyond is forecast.
-Then the check of the learning rate alone, at an eighth and at eight times of it.
+Then, with trial runs of 5 % of the run to the last goal of the long tasks, what takes their own
+noise scales to the critical batch sizes of runs of two passes and more. Then the check of the
+learning rate alone, at an eighth and at eight times of it.
 """
 
 import argparse
@@ -13,17 +16,26 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
 from calibration_predictors import truth
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
+from gns_keras.core.calibrated import between_weights
+from gns_keras.core.calibration import (
+    MIN_TASKS,
+    Calibration,
+    CalibrationPoint,
+    fit_calibration,
+    leave_one_task_out,
+    score_calibration,
+)
+from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.learning_rate_check import (
     check_learning_rate,
@@ -33,9 +45,10 @@ from gns_keras.training.learning_rate_check import (
 from gns_keras.training.preserve import preserved
 
 EPOCHS = 20
+SHARE = 0.05
 
 
-def asked(task: Task, rate: float, goal: float, seed: int, learning_rate: str) -> dict:
+def asked(task: Task, rate: float, goal: float, seed: int, budget: int) -> dict:
     """What one call of `advise` says."""
     keras.utils.set_random_seed(seed)
     model = task.build_model()
@@ -44,19 +57,18 @@ def asked(task: Task, rate: float, goal: float, seed: int, learning_rate: str) -
         model,
         task.examples(),
         batch_size=task.base_batch_size,
-        budget=task.num_examples,
+        budget=budget,
         target_loss=goal,
-        learning_rate=learning_rate,
+        learning_rate="keep",
         seed=seed,
         verbose=0,
     )
-    check = advice.learning_rate_check
     return {
         "value": advice.critical_batch_size,
         "interval": advice.interval,
         "examples": advice.examples_used,
         "reached": advice.forecast.reached_loss if advice.forecast else math.nan,
-        "verdict": check.verdict if check else "",
+        "budget": budget,
     }
 
 
@@ -66,12 +78,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("calibration"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--part", choices=["predict", "check"], help="only this")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=[SHARE], help="budgets of the long tasks"
+    )
+    parser.add_argument("--part", choices=list(PARTS), help="only this")
     args = parser.parse_args()
-    if args.part != "check":
-        predict(args)
-    if args.part != "predict":
-        check(args)
+    for name, part in PARTS.items():
+        if args.part in (None, name):
+            part(args)
 
 
 class Store:
@@ -91,31 +105,118 @@ class Store:
 
 def predict(args: argparse.Namespace) -> None:
     """Predicted against measured."""
-    store, ratios = Store(args.folder / "advise.json"), []
+    store, points, inside, asked_for = Store(args.folder / "advise.json"), [], [], 0
+    for task, result, goal, budget, run in questions(args):
+        fit, rate = truth(result, goal), best_rate(task, args.folder)
+        for seed in range(args.seeds):
+            call = functools.partial(asked, task, rate, goal, seed, budget)
+            found = store.get(f"{task.name}/{goal}/{budget}/{seed}", call)
+            asked_for += 1
+            measured, (low, high) = fit.critical_batch_size, found["interval"]
+            if found["value"] > 0 and measured > 0:
+                inside.append(low <= measured <= high)
+                points.append(
+                    CalibrationPoint(
+                        task=task.name,
+                        optimizers=task.family,
+                        noise_scale=found["value"],
+                        critical_batch_size=measured,
+                    )
+                )
+            print(
+                f"| {task.name} | {goal:g} | {measured:.0f} ({fit.interval[0]:.0f} to "
+                f"{fit.interval[1]:.0f}) | {found['value']:.0f} ({low:.0f} to {high:.0f}) | "
+                f"{found['value'] / measured:.2f} | {found['reached']:.3g} | "
+                f"{found['examples']:,} | {found['examples'] / run:.1%} | "
+                f"{found['examples'] / (EPOCHS * task.num_examples):.1%} |",
+                flush=True,
+            )
+    if points:
+        one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
+        score = score_calibration(points, {point.optimizers: one for point in points})
+        print(
+            f"{asked_for} asked, {score.num_points} resolved: {score.share_within:.0%} within a "
+            f"factor of 2, worst {score.worst_ratio:.1f}, R² {score.r_squared:.2f} over "
+            f"{score.decades:.1f} decades; {sum(inside)} of {len(inside)} inside of the interval"
+        )
+
+
+def questions(args: argparse.Namespace) -> Iterator[tuple[Task, SweepRecord, float, int, float]]:
+    """Tasks with their sweeps, goals, budgets, and the examples of the run to the goal."""
     for name in args.tasks:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not sweep.exists():
             continue
+        result = SweepResult.from_json(sweep.read_text())
+        for goal in (task.goals[1], task.goals[-1]):
+            if math.isfinite(truth(result, goal).critical_batch_size):
+                run = examples_to(result, task, goal)
+                shares = args.shares if name.endswith("_long") else ()
+                for budget in [int(share * run) for share in shares] or [task.num_examples]:
+                    yield task, result, goal, budget, run
+
+
+def examples_to(result: SweepRecord, task: Task, goal: float) -> float:
+    """Examples of the best run at the base batch size to a goal: what a user would train."""
+    steps = next(b.steps for b in result.best(goal) if b.batch_size == task.base_batch_size)
+    return task.base_batch_size * steps
+
+
+def trial(task: Task, rate: float, seed: int, budget: int) -> dict:
+    """The geometric mean of both noise scales of the trial run of `advise`."""
+    keras.utils.set_random_seed(seed)
+    model = task.build_model()
+    model.optimizer.learning_rate = rate
+    advice = advise(
+        model,
+        task.examples(),
+        batch_size=task.base_batch_size,
+        budget=budget,
+        learning_rate="keep",
+        seed=seed,
+        verbose=0,
+    )
+    value, interval = between_weights(advice.noise_scale, advice.mean_noise_scale)
+    return {"value": value, "interval": interval, "examples": advice.examples_used}
+
+
+def long_runs(args: argparse.Namespace) -> None:
+    """From the first twentieth of a run to the critical batch size of all of it."""
+    store, points = Store(args.folder / "advise_long.json"), []
+    for name in args.tasks:
+        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
+        if not (name.endswith("_long") and sweep.exists()):
+            continue
         result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
-        for index in (1, len(task.goals) - 1):
-            goal, fit = task.goals[index], truth(result, task.goals[index])
-            for seed in range(args.seeds):
-                call = functools.partial(asked, task, rate, goal, seed, "keep")
-                found = store.get(f"{name}/{goal}/{seed}", call)
-                ratio = found["value"] / fit.critical_batch_size
-                ratios.append(ratio)
-                low, high = found["interval"]
-                share = found["examples"] / (EPOCHS * task.num_examples)
-                print(
-                    f"| {name} | {goal:g} | {fit.critical_batch_size:.0f} | {found['value']:.0f} "
-                    f"({low:.0f} to {high:.0f}) | {ratio:.2f} | {found['reached']:.3g} | "
-                    f"{found['examples']:,} | {share:.1%} |",
-                    flush=True,
+        fits = {goal: truth(result, goal) for goal in task.goals[1:]}
+        known = [goal for goal, fit in fits.items() if fit.critical_batch_size > 0]
+        budget = int(SHARE * examples_to(result, task, known[-1]))
+        found = [
+            store.get(f"{name}/{seed}", functools.partial(trial, task, rate, seed, budget))
+            for seed in range(args.seeds)
+        ]
+        values = [one["value"] for one in found if one["value"] > 0]
+        examples = max(one["examples"] for one in found)
+        measured = ", ".join(f"{fits[goal].critical_batch_size:.0f} ({goal:g})" for goal in known)
+        print(
+            f"| {name} | {examples:,} | {examples / examples_to(result, task, known[-1]):.1%} | "
+            f"{', '.join(f'{value:.0f}' for value in values)} | {measured} |",
+            flush=True,
+        )
+        if values:
+            middle = math.exp(sum(math.log(value) for value in values) / len(values))
+            points += [
+                CalibrationPoint(
+                    task=name,
+                    optimizers=task.family,
+                    noise_scale=middle,
+                    critical_batch_size=fits[goal].critical_batch_size,
                 )
-    known = np.array([ratio for ratio in ratios if ratio > 0])
-    within = np.mean((known >= 0.5) & (known <= 2)) if known.size else math.nan
-    worst = np.exp(np.abs(np.log(known)).max()) if known.size else math.nan
-    print(f"{len(ratios)} asked, {len(known)} resolved, {within:.0%} within 2, worst {worst:.1f}")
+                for goal in known
+            ]
+    if len({point.task for point in points}) > MIN_TASKS:
+        print(fit_calibration(points))
+        print("one task left out:", leave_one_task_out(points))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -162,6 +263,8 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
         "examples": found.examples_used,
     }
 
+
+PARTS = {"predict": predict, "long": long_runs, "check": check}
 
 if __name__ == "__main__":
     main()

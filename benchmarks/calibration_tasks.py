@@ -326,7 +326,7 @@ def _task(name: str, role: str, optimizer: str, rate: float, sizes: tuple, goals
 def _long(name: str, optimizer: str, rate: float, goals: tuple, **rest):
     # Losses fall slowly by then: smoothed over more examples, so that noise does not reach a goal.
     rest = {"max_examples": 3_000_000, "half_life": 16_384.0, **rest}
-    task = _task(name, "new", optimizer, rate, LARGE, goals, **rest)
+    task = _task(name, "new", optimizer, rate, rest.pop("batch_sizes", LARGE), goals, **rest)
     return dataclasses.replace(task, name=f"{task.name}_long")
 
 
@@ -423,5 +423,6 @@ TASKS = {
         _long("fashion_ae", "momentum", 0.3, (0.011, 0.0095, 0.0088, 0.0082)),
         _long("cifar10_mlp", "adam", 2.5e-4, (1.65, 1.55, 1.45, 1.4)),
         _long("cifar10_mlp", "sgd", 0.02, (1.65, 1.55, 1.45, 1.4)),
+        _long("fashion_mlp", "sgd", 0.1, (0.4, 0.33, 0.3, 0.28), batch_sizes=LARGE[:4]),
     )
 }

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gns_keras.core.calibrated import for_long_runs
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.recommend import predicted_critical_batch_size, recommend
@@ -64,7 +65,8 @@ def advise(
             Step times come on top; they use one batch over and over.
         target_loss: Training loss, as compiled, that you want to reach: the critical batch size is
             that of the whole run down to it, partly a forecast. Default: where the run is heading,
-            at most ten times as far as it was watched; the report says which loss that is.
+            at most ten times as far as it was watched, or one pass over the data; the report says
+            which loss that is. Beyond one pass the answer is an order of magnitude.
         objective: "balanced": the critical batch size, twice the smallest number of steps and of
             examples. "time": the shortest run on these devices. "cost": 20 % more examples than
             the smallest number.
@@ -186,7 +188,10 @@ def _with_forecast(evidence: Evidence, target_loss: float | None) -> Evidence:
         target_loss=target_loss,
         dataset_size=evidence.dataset_size,
     )
-    return replace(evidence, forecast=forecast)
+    calibration = evidence.calibration
+    if calibration is not None and forecast is not None and forecast.is_long:
+        calibration = for_long_runs(calibration)
+    return replace(evidence, forecast=forecast, calibration=calibration)
 
 
 def _learning_rate(model: keras.Model) -> float:

@@ -1,10 +1,12 @@
-"""The quick tests of statistics and training, on every Python and Keras that is supported.
+"""The quick tests of training on every Python and Keras, and of statistics on every Python.
 
-Every pair gets an environment of its own in `.versions/`, which is kept: a second run installs
-nothing. A pair whose Python is not there, or that cannot be installed, is left out and said so. The
-last lines are a table for docs/reliability.md.
+Every Python gets an environment of its own in `.versions/`, which is kept; one Keras after another
+is installed into it. A pair whose Python is not there, or that cannot be installed, is left out and
+said so.
+The statistics use no Keras and are tested with the newest one alone. The last lines are a table for
+docs/reliability.md.
 
-    python tests/versions.py                               # all twelve pairs: about two hours
+    python tests/versions.py                               # all twelve pairs: about an hour
     python tests/versions.py --python 3.13 --keras 3.12
     python tests/versions.py --tests tests/core
 """
@@ -14,14 +16,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".versions"
 PYTHONS = ("3.11", "3.12", "3.13")
 KERAS = ("3.12", "3.13", "3.14", "3.15")
-TESTS = (
-    "tests/core",
+STATISTICS = ("tests/core",)
+TRAINING = (
     "tests/reliability/test_keras_version.py",
     *(
         f"tests/training/test_{name}.py"
@@ -54,15 +57,15 @@ def environment(python: str, keras: str) -> Path | str:
     there = interpreter(python)
     if there is None:
         return "this Python is not installed"
-    folder = FOLDER / f"python{python}-keras{keras}"
+    folder = FOLDER / f"python{python}"
     ours = folder / "bin" / "python"
-    if (folder / "ready").exists():
-        return ours
-    for command in (
-        (there, "-m", "venv", "--clear", folder),
-        # Without constraints.txt, which pins one release of Keras.
-        (ours, "-m", "pip", "install", "--quiet", "-e", ".[test]", f"keras=={keras}.*"),
-    ):
+    # Without constraints.txt, which pins one release of Keras.
+    install = (ours, "-m", "pip", "install", "--quiet")
+    commands: tuple[tuple[str | Path, ...], ...] = ((*install, f"keras=={keras}.*"),)
+    if not (folder / "ready").exists():
+        create = (there, "-m", "venv", "--clear", folder)
+        commands = (create, (*install, "-e", ".[test]", f"keras=={keras}.*"))
+    for command in commands:
         done = run(*command)
         if done.returncode:
             return f"not installed: {done.stderr.strip().splitlines()[-1][:200]}"
@@ -70,7 +73,7 @@ def environment(python: str, keras: str) -> Path | str:
     return ours
 
 
-def row(python: str, keras: str, tests: list[str]) -> tuple[str, bool]:
+def row(python: str, keras: str, tests: Sequence[str]) -> tuple[str, bool]:
     """A row of the table, and whether it is a good one."""
     ours = environment(python, keras)
     if isinstance(ours, str):
@@ -85,7 +88,8 @@ def row(python: str, keras: str, tests: list[str]) -> tuple[str, bool]:
     said = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
     failed = [line for line in said if line.startswith(("FAILED", "ERROR"))]
     print("\n".join(failed), flush=True)
-    return f"| {' | '.join(versions)} | {', '.join(tests)} | {said[-1]} |", not done.returncode
+    rooms = dict.fromkeys("/".join(Path(test).parts[:2]) for test in tests)
+    return f"| {' | '.join(versions)} | {', '.join(rooms)} | {said[-1]} |", not done.returncode
 
 
 def main() -> int:
@@ -93,12 +97,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", nargs="*", choices=PYTHONS, default=PYTHONS)
     parser.add_argument("--keras", nargs="*", choices=KERAS, default=KERAS)
-    parser.add_argument("--tests", nargs="*", default=TESTS)
+    parser.add_argument("--tests", nargs="*", help="these and no others")
     args = parser.parse_args()
     found = []
     for python in args.python:
         for keras in args.keras:
-            found.append(row(python, keras, list(args.tests)))
+            tests = args.tests or (*(STATISTICS if keras == KERAS[-1] else ()), *TRAINING)
+            found.append(row(python, keras, tests))
             print(found[-1][0], flush=True)
     print("\n| Python | Keras | TensorFlow | Run | Result |\n|---|---|---|---|---|")
     print("\n".join(line for line, _ in found))

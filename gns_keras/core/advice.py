@@ -156,20 +156,28 @@ def _measurement(advice: Advice) -> str:
 
 def _prediction(advice: Advice) -> str:
     further = ""
-    if advice.forecast is not None and advice.forecast.is_extrapolated:
+    long = advice.forecast is not None and advice.forecast.is_long
+    if advice.forecast is not None and advice.forecast.is_extrapolated and not long:
         further = ", carried on by a power law in the training loss,"
     return (
         f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
         "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "
         "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). "
-    ) + _basis(advice.calibration)
+    ) + _basis(advice.calibration, long)
 
 
-def _basis(calibration: Calibration | None) -> str:
+def _basis(calibration: Calibration | None, long: bool) -> str:
     if calibration is None:
         return (
             "The prediction rests on the noise scale alone, which the paper found within a factor "
             "of 10 of the critical batch size measured by whole runs."
+        )
+    if long:
+        return (
+            "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean "
+            f"of both at the beginning of the run times {calibration.factor:.2g}, a factor from "
+            f"sweeps of {calibration.num_tasks} small tasks with runs of 2 to 30 passes over the "
+            "data, and the interval holds the spread between them."
         )
     return (
         "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean of "

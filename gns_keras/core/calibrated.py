@@ -24,6 +24,15 @@ SGD = Calibration(
 MOMENTUM = Calibration(
     factor=0.8071, log_spread=0.4109, degrees_of_freedom=24.6, num_tasks=12, source=_SOURCE
 )
+# From the first twentieth of runs of 2 to 30 passes to their critical batch sizes
+# (docs/decisions/0012-long-runs.md).
+_LONG = "python benchmarks/calibration_advise.py --part long --seeds 3, 2026-11-26"
+LONG_SGD = Calibration(
+    factor=0.6905, log_spread=1.124, degrees_of_freedom=7.2, num_tasks=3, source=_LONG
+)
+LONG_MOMENTUM = Calibration(
+    factor=2.846, log_spread=1.052, degrees_of_freedom=7.2, num_tasks=6, source=_LONG
+)
 # RMSprop gave nothing to the factor, and one task of it was predicted within 1.6.
 MEASURED_OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop")
 # They average gradients over steps as Adam does; no sweep was made with them.
@@ -45,6 +54,15 @@ def calibration_for(optimizer: str, momentum: float = 0.0) -> Calibration | None
     if optimizer in (*MEASURED_OPTIMIZERS, *SIMILAR_OPTIMIZERS):
         return MOMENTUM
     return None
+
+
+def for_long_runs(calibration: Calibration) -> Calibration:
+    """From the beginning of a run to the critical batch size of several passes over the data.
+
+    Args:
+        calibration: Of the class of optimizers.
+    """
+    return LONG_SGD if calibration is SGD else LONG_MOMENTUM
 
 
 def between_weights(last: NoiseScale, mean: NoiseScale) -> tuple[float, tuple[float, float]]:

@@ -5,6 +5,10 @@ fitted to it, and another to the loss itself, `L(t) ~ t^-q` in examples. From th
 to the loss in question both go on; Appendix D of McCandlish et al. 2018 (arXiv 1812.06162) averages
 by progress, `ds = dt/(1 + B/batch)`, so that the average is `E_min/S_min` of the whole run. Nothing
 measured says that the power laws do go on: the interval is that of a prediction *if* they do.
+
+Far beyond the first pass over the data they do not: sweeps of longer runs found critical batch
+sizes that grow little after the second pass (docs/decisions/0012-long-runs.md). There the noise
+scale of the trial run is left as it is.
 """
 
 import math
@@ -21,8 +25,8 @@ from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.run_average import average_along_run
 
 NUM_BLOCKS = 8  # Snapshots swing from one to the next; blocks of them are what a line goes through.
-REACH = 10.0  # Without a given loss: no further than ten times the trial run's examples ...
-EPOCHS = 20  # ... nor than this many passes over the data.
+REACH = 10.0  # Without a given loss: no further than ten times the trial run's examples.
+NEAR = 2.0  # Laws carry on beyond a pass over the data only to twice the trial run's examples.
 FIRST = 2  # Blocks at the beginning that the power law of the loss leaves out.
 GRID = 64
 WIDEST = 100.0  # A forecast whose ends are further apart in ratio says nothing.
@@ -47,6 +51,8 @@ class RunForecast:
         is_given: Whether it was asked for, and is not just where the run is heading.
         reached_loss: Training loss at the end of the trial run.
         examples: Examples to `target_loss` at the present batch size; NaN if not known.
+        is_long: Whether that is beyond one pass over the data, and more than twice the trial run.
+            The noise scale is then that of the trial run.
         value: Noise scale averaged over that run by progress; NaN while unresolved.
         interval: Its interval.
         at_target: Noise scale at `target_loss` itself; NaN without a power law.
@@ -60,6 +66,7 @@ class RunForecast:
     is_given: bool
     reached_loss: float
     examples: float = math.nan
+    is_long: bool = False
     value: float = math.nan
     interval: tuple[float, float] = (math.nan, math.nan)
     at_target: float = math.nan
@@ -91,7 +98,7 @@ def forecast_run(
     Args:
         points: Snapshots along the trial run, with their training losses.
         base_batch_size: Its batch size.
-        target_loss: The loss; None: where the run is heading, see `REACH` and `EPOCHS`.
+        target_loss: The loss; None: where the run is heading, see `REACH` and `NEAR`.
         dataset_size: Number of examples, or None if unknown.
 
     Returns:
@@ -144,11 +151,17 @@ class _Stretch:
 
     def heading(self) -> float:
         """The loss that the run is heading for."""
-        limit = EPOCHS * self._dataset_size if self._dataset_size else math.inf
-        until = min(REACH * self.end, limit)
-        if until <= self.end or not self._falls:
+        if not self._falls:
             return self.reached_loss
+        until = min(REACH * self.end, self._far)
         return float(self.reached_loss * (until / self._seen[-1]) ** -self.decay.exponent)
+
+    @property
+    def _far(self) -> float:
+        """Examples up to which the laws are taken to hold."""
+        if self._dataset_size is None:
+            return math.inf
+        return max(float(self._dataset_size), NEAR * self.end)
 
     @property
     def _falls(self) -> bool:
@@ -198,6 +211,17 @@ class _Stretch:
         anchor = self._seen[-1]  # Where `reached_loss` is the loss.
         until = anchor * (self.reached_loss / target) ** (1 / self.decay.exponent)
         until = max(until, 1.01 * self.end)
+        if given and until > self._far:
+            return RunForecast(
+                target_loss=target,
+                is_given=given,
+                reached_loss=self.reached_loss,
+                examples=until,
+                is_long=True,
+                value=measured.value,
+                interval=measured.interval,
+                law=self.law,
+            )
         times = np.geomspace(self.end, until, GRID + 1)
         middle = np.sqrt(times[1:] * times[:-1])
         losses = self.reached_loss * (middle / anchor) ** -self.decay.exponent

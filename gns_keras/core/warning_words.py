@@ -117,14 +117,23 @@ def _about_forecast(forecast: RunForecast) -> Iterator[str]:
             f"unresolved. {forecast.reason}"
         )
         return
-    if forecast.is_extrapolated:
+    if forecast.is_long:
+        yield (
+            f"A training loss of {format_number(forecast.target_loss)} is more than one pass over "
+            f"the data away, about {format_number(forecast.examples, 2)} examples. No law carries "
+            "the noise scale that far: in sweeps of such runs the critical batch size grew little "
+            "after the second pass. The prediction is for there, from the beginning of the run, "
+            "and its interval is wide; a sweep says more."
+        )
+    elif forecast.is_extrapolated:
         low, high = forecast.at_target_interval
         yield (
             "This is a forecast: power laws carry on from a training loss of "
             f"{format_number(forecast.reached_loss)} to {format_number(forecast.target_loss)}, "
             f"where the noise scale is to be {format_number(forecast.at_target)} "
             f"({format_number(low)} to {format_number(high)}, if they hold). Ask again from a "
-            "checkpoint, or with a larger `budget`, to measure more of it."
+            "checkpoint, or with a larger `budget`, to measure more of it"
+            + ("." if forecast.is_given else "; for a longer run, give its `target_loss`.")
         )
 
 

@@ -164,6 +164,8 @@ def test_every_measured_optimizer_has_a_calibration() -> None:
     assert calibrated.calibration_for("RMSprop") is calibrated.MOMENTUM
     assert calibrated.calibration_for("SGD", 0.9) is calibrated.MOMENTUM
     assert calibrated.calibration_for("Lion") is None
+    assert calibrated.for_long_runs(calibrated.SGD) is calibrated.LONG_SGD
+    assert calibrated.for_long_runs(calibrated.MOMENTUM) is calibrated.LONG_MOMENTUM
 
 
 def test_the_predictor_lies_between_the_two_noise_scales() -> None:

@@ -76,11 +76,29 @@ def test_without_a_loss_it_is_where_the_run_is_heading() -> None:
     found = forecast_run(run(), BATCH)
     assert not found.is_given
     assert found.target_loss == pytest.approx(loss_at(10 * END), rel=0.05)
-    # 20 passes over 1,200 examples are 24,000.
+    one_pass = forecast_run(run(), BATCH, dataset_size=60_000)
+    assert one_pass.target_loss == pytest.approx(loss_at(60_000), rel=0.05)
     small = forecast_run(run(), BATCH, dataset_size=1200)
-    assert small.target_loss == pytest.approx(loss_at(24_000), rel=0.05)
-    done = forecast_run(run(), BATCH, dataset_size=500)
-    assert not done.is_extrapolated
+    assert small.target_loss == pytest.approx(loss_at(2 * END), rel=0.05)
+    assert not one_pass.is_long
+    assert not small.is_long
+
+
+def test_beyond_one_pass_over_the_data_no_law_is_carried_on() -> None:
+    # 0.1 is 90,000 examples away, and the trial run 16,000 long.
+    within, beyond, trial = (
+        forecast_run(run(), BATCH, target_loss=loss, dataset_size=size)
+        for loss, size in ((0.1, 100_000), (0.1, 80_000), (loss_at(END), 80_000))
+    )
+    assert not within.is_long
+    assert within.value == pytest.approx(average_by_hand(0.1), rel=0.15)
+    assert beyond.is_long
+    assert beyond.is_extrapolated
+    assert beyond.examples == pytest.approx(90_000, rel=0.05)
+    assert beyond.value == pytest.approx(trial.value, rel=0.05)
+    assert math.isnan(beyond.adaptive_gain)
+    assert math.isnan(beyond.at_target)
+    assert not trial.is_long
 
 
 def test_an_adaptive_batch_size_gains_where_the_noise_scale_grows() -> None:

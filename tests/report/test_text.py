@@ -85,6 +85,9 @@ WRONG_RATE = {"learning_rate_check": checked(0.5, 0.7, 0.9), "base_learning_rate
 KINDS = {
     "resolved": make_advice(),
     "forecast": make_advice(points=run(), forecast=forecast_run(run(), 32, target_loss=0.1)),
+    "long": make_advice(
+        points=run(), forecast=forecast_run(run(), 32, target_loss=0.1, dataset_size=60_000)
+    ),
     "no forecast": make_advice(points=run(), forecast=forecast_run(run()[:2], 32, target_loss=0.1)),
     "wrong rate": make_advice(NOTHING, points=(), **WRONG_RATE),
     "good rate": make_advice(learning_rate_check=checked(0.7, 0.5, 0.7)),
@@ -221,6 +224,9 @@ def test_the_run_and_the_forecast_are_named() -> None:
     words = " ".join(str(KINDS["forecast"]).split())
     assert "down to a training loss of 0.1: a forecast" in words
     assert "This is a forecast: power laws carry on" in words
+    long = " ".join(str(KINDS["long"]).split())
+    assert "more than one pass over the data away" in long
+    assert "power law" not in long
     unresolved = " ".join(str(KINDS["no forecast"]).split())
     assert "down to a training loss of 0.1: unresolved" in unresolved
     assert "within a factor of 2 of the best" in " ".join(str(KINDS["good rate"]).split())

@@ -176,7 +176,7 @@ def _basis(calibration: Calibration | None, long: bool) -> str:
         return (
             "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean "
             f"of both at the beginning of the run times {calibration.factor:.2g}, a factor from "
-            f"sweeps of {calibration.num_tasks} small tasks with runs of 2 to 30 passes over the "
+            f"sweeps of {calibration.num_tasks} small tasks with runs of 3 to 20 passes over the "
             "data, and the interval holds the spread between them."
         )
     return (

@@ -24,7 +24,7 @@ SGD = Calibration(
 MOMENTUM = Calibration(
     factor=0.8071, log_spread=0.4109, degrees_of_freedom=24.6, num_tasks=12, source=_SOURCE
 )
-# From the first twentieth of runs of 2 to 30 passes to their critical batch sizes
+# From the first twentieth of runs of 3 to 20 passes to their critical batch sizes
 # (docs/decisions/0012-long-runs.md).
 _LONG = "python benchmarks/calibration_advise.py --part long --seeds 3, 2026-11-26"
 LONG_SGD = Calibration(

@@ -10,7 +10,7 @@ REASONS = {
     "noise_scale": "a bigger one would mostly repeat what the gradient already says",
     "memory": "a bigger one does not fit into memory",
     "throughput": "on these devices a bigger one takes longer than the steps it saves",
-    "insufficient_data": "the examples measured do not support a bigger one",
+    "insufficient_data": "what was measured does not support a bigger one",
 }
 WRONG_RATE = "kept for now: first change the learning rate, and ask again"
 OBJECTIVES = {
@@ -27,7 +27,7 @@ COLUMNS = (
     ("time\n/ now", "duration of a whole run on these devices, relative to the present batch size"),
     ("cost\n/ now", "examples to compute in a whole run, relative to the present batch size"),
 )
-SURE, FAIRLY_SURE = 2.0, 4.0  # Ratio of the ends of the interval.
+SURE, FAIRLY_SURE, MAGNITUDE = 2.0, 4.0, 100.0  # Ratio of the ends of the interval.
 CALIBRATED = 8.0  # The spread between tasks alone makes it 5 to 6.
 
 
@@ -69,7 +69,9 @@ def how_sure(advice: Advice) -> str:
         return f"of the noise scale, quite: {spread}"
     if ratio <= FAIRLY_SURE:
         return f"of the noise scale, fairly: {spread}"
-    return f"of the order of magnitude: {spread}"
+    if ratio <= MAGNITUDE:
+        return f"of the order of magnitude: {spread}"
+    return f"hardly, not even of the order of magnitude: {spread}"
 
 
 def cells(row: AdviceRow) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from calibration_predictors import truth
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
+from gns_keras.core.advice import Advice
 from gns_keras.core.calibrated import between_weights
 from gns_keras.core.calibration import (
     MIN_TASKS,
@@ -48,12 +49,12 @@ EPOCHS = 20
 SHARE = 0.05
 
 
-def asked(task: Task, rate: float, goal: float, seed: int, budget: int) -> dict:
-    """What one call of `advise` says."""
+def ask(task: Task, rate: float, seed: int, budget: int, goal: float | None = None) -> Advice:
+    """One call of `advise` on a new model."""
     keras.utils.set_random_seed(seed)
     model = task.build_model()
     model.optimizer.learning_rate = rate
-    advice = advise(
+    return advise(
         model,
         task.examples(),
         batch_size=task.base_batch_size,
@@ -63,6 +64,11 @@ def asked(task: Task, rate: float, goal: float, seed: int, budget: int) -> dict:
         seed=seed,
         verbose=0,
     )
+
+
+def asked(task: Task, rate: float, goal: float, seed: int, budget: int) -> dict:
+    """What one call of `advise` says."""
+    advice = ask(task, rate, seed, budget, goal)
     return {
         "value": advice.critical_batch_size,
         "interval": advice.interval,
@@ -164,18 +170,7 @@ def examples_to(result: SweepRecord, task: Task, goal: float) -> float:
 
 def trial(task: Task, rate: float, seed: int, budget: int) -> dict:
     """The geometric mean of both noise scales of the trial run of `advise`."""
-    keras.utils.set_random_seed(seed)
-    model = task.build_model()
-    model.optimizer.learning_rate = rate
-    advice = advise(
-        model,
-        task.examples(),
-        batch_size=task.base_batch_size,
-        budget=budget,
-        learning_rate="keep",
-        seed=seed,
-        verbose=0,
-    )
+    advice = ask(task, rate, seed, budget)
     value, interval = between_weights(advice.noise_scale, advice.mean_noise_scale)
     return {"value": value, "interval": interval, "examples": advice.examples_used}
 

@@ -6,7 +6,7 @@ said so.
 The statistics use no Keras and are tested with the newest one alone. The last lines are a table for
 docs/reliability.md.
 
-    python tests/versions.py                               # all twelve pairs: about an hour
+    python tests/versions.py                               # all twelve pairs: an hour or more
     python tests/versions.py --python 3.13 --keras 3.12
     python tests/versions.py --tests tests/core
 """

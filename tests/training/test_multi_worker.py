@@ -49,12 +49,7 @@ def start_workers(
         with open(folder / f"{index}.log", "wb") as log:
             workers.append(
                 subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        module,
-                        *(arguments or results),
-                    ],
+                    [sys.executable, "-m", module, *(arguments or results)],
                     cwd=PROJECT_ROOT,
                     env={**os.environ, "TF_CONFIG": config},
                     stdout=log,

@@ -108,16 +108,17 @@ class Diary(keras.callbacks.Callback):
         self.model.stop_training = self.cpu_s > self.seconds
 
 
-def learn(folder: Path, game: str, minutes: float, seed: int) -> None:
+def learn(folder: Path, game: str, minutes: float, seed: int, learning_rate: float) -> None:
     """Trains, from where the last run was stopped."""
     keras.utils.set_random_seed(seed)
     saved = folder / "learn.keras"
     task = get_task(f"atari_{game}")
     model = keras.models.load_model(saved) if saved.exists() else task.build_model()
+    model.optimizer.learning_rate = learning_rate
     monitor = NoiseScaleMonitor(every=5)
     if saved.exists():
         monitor.load_state(str(saved))
-    rollouts = Rollouts(model, game, num_threads=1)
+    rollouts = Rollouts(model, game)
     diary = Diary(folder, rollouts, monitor, minutes)
     if diary.cpu_s > diary.seconds:
         return
@@ -350,13 +351,14 @@ def main() -> None:
     parser.add_argument("--games", nargs="+", default=atari.GAMES, help="those of `start`")
     parser.add_argument("--stage", choices=("initial", "after"), default="initial")
     parser.add_argument("--minutes", type=float, default=45.0, help="CPU minutes of `learn`")
+    parser.add_argument("--learning-rate", type=float, default=atari.LEARNING_RATE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("atari_results"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.part == "learn":
-        learn(args.folder, args.game, args.minutes, args.seed)
+        learn(args.folder, args.game, args.minutes, args.seed, args.learning_rate)
     elif args.part == "start":
         for game in args.games:
             start(args.folder, game, args.seed, args.stage)

@@ -9,8 +9,10 @@ are frozen, and gradients of 2,048 sequences, drawn anew, give the simple noise 
 sequence.
 
 Compared are the three sizes at equal training loss, where all seeds of all sizes have passed, and
-at the same updates. Stop it at any moment and start it again: finished runs are kept in
-figure_8.json. War and Peace is read from the folder GNS_KERAS_DATA.
+at the same updates: once at one learning rate for all, as in the paper, and once at the rate that
+is best for each, of five that are a factor of 2 apart, by the loss at the end with seed 0. Stop it
+at any moment and start it again: finished runs are kept in figure_8.json. War and Peace is read
+from the folder GNS_KERAS_DATA.
 """
 
 import argparse
@@ -32,8 +34,8 @@ from gns_keras.training.frozen import FrozenMeasurement
 
 EMBEDDING_SIZES = {32: 32, 64: 64, 128: 64}  # As 256, 512 and 512 for 512, 1024 and 2048.
 BOOK, VOCABULARY = "warandpeace", 500
-LEARNING_RATE = 0.003
-COLDER = 0.001  # With --colder, for the largest size.
+LEARNING_RATE = 0.003  # One for all sizes.
+LEARNING_RATES = (0.0015, 0.003, 0.006, 0.012, 0.024)
 BATCH_SIZE = 32  # Sequences.
 UPDATES = (50, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_200, 1_400)
 MEASURED, MEASURED_BATCH = 2_048, 256  # Sequences of a snapshot, and of a batch of 8 groups.
@@ -143,34 +145,58 @@ def report(found: dict[int, list[Any]]) -> None:
             print(f"size {large} / size {small} at {where}: {stated(ratios)}", flush=True)
 
 
-def report_colder(found: dict[int, list[Any]], colder: list[Any]) -> None:
-    """Prints the largest size at a third of the learning rate beside the others, at equal loss."""
-    for small in (min(found), max(found)):
-        used = {small: found[small][: len(colder)], "colder": colder}
-        ratios = compared(used, small, "colder")["equal loss"]
-        print(f"size {max(found)} at {COLDER} / size {small} at equal loss: {stated(ratios)}")
+def best_rates(tried: dict[int, dict[float, Any]]) -> dict[int, float]:
+    """The rate of each size that is lowest in loss at the end, of those that were tried."""
+    best = {}
+    for size, runs in tried.items():
+        losses = {rate: rows[-1][-1] for rate, rows in runs.items()}
+        best[size] = min(losses, key=losses.__getitem__)
+        shown = ", ".join(f"{np.exp(loss):.4g} at {rate:g}" for rate, loss in losses.items())
+        print(f"size {size}, perplexity at the end: {shown}")
+    return best
 
 
-def draw(found: dict[int, list[Any]], path: Path) -> None:
-    """Noise scale against perplexity, and against tokens."""
+class Runs:
+    """The runs that are there, and how the others are made."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._made = json.loads(store.read_text()) if store.exists() else {}
+
+    def get(self, size: int, learning_rate: float, seed: int) -> list[list[float]]:
+        """The rows of one run."""
+        name = f"{size}/{learning_rate:g}/{seed}"
+        if name not in self._made:
+            self._made[name] = run(size, seed, learning_rate=learning_rate)
+            self._store.write_text(json.dumps(self._made))
+            print(f"size {size}, learning rate {learning_rate:g}, seed {seed}: done", flush=True)
+        return self._made[name]
+
+
+def draw(found: dict[str, dict[int, list[Any]]], path: Path) -> None:
+    """Noise scale against perplexity, and against tokens; a row for one rate and one for tuned."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
-    for color, (size, runs) in enumerate(found.items()):
-        for index, rows in enumerate(runs):
-            updates, trace, signal, loss = np.array(rows).T
-            noise = trace / signal * texts.SEQUENCE_LENGTH
-            tokens = updates * BATCH_SIZE * texts.SEQUENCE_LENGTH
-            label = f"LSTM {size}" if not index else None
-            for axis, where in zip(axes, (np.exp(loss), tokens), strict=True):
-                axis.plot(where, noise, ".-", ms=4, lw=0.7, color=f"C{color}", label=label)
-    axes[0].set(xscale="log", xlabel="training perplexity", ylabel="noise scale, tokens")
-    ticks = [30, 40, 60, 80, 100, 150, 200]
-    axes[0].set_xticks(ticks, [str(tick) for tick in ticks])
-    axes[0].minorticks_off()
-    axes[0].invert_xaxis()
-    axes[1].set(xscale="log", yscale="log", xlabel="tokens processed")
-    axes[0].legend()
+    figure, rows = plt.subplots(
+        len(found), 2, figsize=(10, 3.8 * len(found)), sharey=True, layout="constrained"
+    )
+    for (name, sizes), axes in zip(found.items(), rows, strict=True):
+        for color, (size, runs) in enumerate(sizes.items()):
+            for index, run_rows in enumerate(runs):
+                updates, trace, signal, loss = np.array(run_rows).T
+                noise = trace / signal * texts.SEQUENCE_LENGTH
+                tokens = updates * BATCH_SIZE * texts.SEQUENCE_LENGTH
+                label = f"LSTM {size}" if not index else None
+                for axis, where in zip(axes, (np.exp(loss), tokens), strict=True):
+                    axis.plot(where, noise, ".-", ms=4, lw=0.7, color=f"C{color}", label=label)
+        axes[0].set(xscale="log", xlabel="training perplexity", ylabel="noise scale, tokens")
+        axes[0].set_title("one learning rate for all" if name == "one rate" else "each at its best")
+        ticks = [30, 40, 60, 80, 100, 150, 200]
+        axes[0].set_xticks(ticks, [str(tick) for tick in ticks])
+        axes[0].minorticks_off()
+        axes[0].invert_xaxis()
+        axes[1].set(xscale="log", yscale="log", xlabel="tokens processed")
+        axes[0].legend()
     figure.savefig(path, dpi=110)
 
 
@@ -178,31 +204,22 @@ def main() -> None:
     """Runs what is missing, prints the ratios, and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--colder", type=int, default=0, help="seeds at a third of the rate")
     parser.add_argument("--store", type=Path, default=Path("figure_8.json"))
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
-    runs = json.loads(args.store.read_text()) if args.store.exists() else {}
-    for seed in range(args.seeds):
-        for size in EMBEDDING_SIZES:
-            name = f"{size}/{seed}"
-            if name not in runs:
-                runs[name] = run(size, seed)
-                args.store.write_text(json.dumps(runs))
-                print(f"size {size}, seed {seed}: done", flush=True)
-    found = {
-        size: [runs[f"{size}/{seed}"] for seed in range(args.seeds)] for size in EMBEDDING_SIZES
+    runs = Runs(args.store)
+    tried = {
+        size: {rate: runs.get(size, rate, 0) for rate in LEARNING_RATES} for size in EMBEDDING_SIZES
     }
-    report(found)
-    colder = []
-    for seed in range(args.colder):
-        name = f"{max(EMBEDDING_SIZES)}/{COLDER}/{seed}"
-        if name not in runs:
-            runs[name] = run(max(EMBEDDING_SIZES), seed, learning_rate=COLDER)
-            args.store.write_text(json.dumps(runs))
-        colder.append(runs[name])
-    if colder:
-        report_colder(found, colder)
+    tuned = best_rates(tried)
+    found = {}
+    for name, rates in (("one rate", dict.fromkeys(tuned, LEARNING_RATE)), ("tuned", tuned)):
+        found[name] = {
+            size: [runs.get(size, rate, seed) for seed in range(args.seeds)]
+            for size, rate in rates.items()
+        }
+        print(f"\n{name}: {', '.join(f'{rate:g} for {size}' for size, rate in rates.items())}")
+        report(found[name])
     if args.plot:
         draw(found, args.plot)
 

@@ -12,17 +12,19 @@ import argparse
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
 
 from gns_keras import LearningRateRule, Reproduction, SweepResult, reproduce, sweep
 from gns_keras.core.numbers import format_number
 from gns_keras.core.sweep_policy import LearningRateGrid
 from gns_keras.core.tradeoff_fit import Tradeoff
 from gns_keras.report.reproduction import format_noise_scale, format_range
-from gns_keras.tasks import get_task
+from gns_keras.tasks import Task, get_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +36,20 @@ class Stage:
         examples: Length of the runs.
         seeds: How many.
         max_measured: Most examples of one point.
+        learning_rate: In the place of the task's own.
     """
 
     task: str
     examples: int
     seeds: int = 1
     max_measured: int = 1024
+    learning_rate: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The task, and what is otherwise."""
+        rate = self.learning_rate
+        return self.task if rate is None else f"{self.task} at a learning rate of {rate:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,11 @@ class Sweep:
     batch_sizes: tuple[int, ...]
     goals: tuple[float, ...]
     max_examples: int
+
+    @property
+    def name(self) -> str:
+        """The task."""
+        return self.task
 
 
 STARTS = (
@@ -80,6 +95,8 @@ RUNS = (
     Stage(task="vae_fashion_mnist", examples=8_000),
     Stage(task="cnn_fashion_mnist_adam", examples=12_000),
     Stage(task="cnn_cifar10", examples=12_000),
+    Stage(task="cifar10", examples=12_800),
+    Stage(task="cifar10", examples=12_800, learning_rate=0.0125),
 )
 SWEEPS = (
     Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
@@ -105,19 +122,33 @@ def run(stage: Stage | Sweep, folder: Path) -> Reproduction | SweepResult:
     found = measure(stage, folder) if isinstance(stage, Stage) else train(stage, folder)
     path_of(stage, folder).write_text(found.to_json() + "\n", encoding="utf-8")
     seconds = time.process_time() - started
-    print(f"\n{stage.task}\n{found}\n{seconds:.0f} s of one core", flush=True)
+    print(f"\n{stage.name}\n{found}\n{seconds:.0f} s of one core", flush=True)
     return found
 
 
 def measure(stage: Stage, folder: Path) -> Reproduction:
     """The noise scale along runs."""
+    task = get_task(stage.task)
+    if stage.learning_rate is not None:
+        task = at_learning_rate(task, stage.learning_rate)
     return reproduce(
-        stage.task,
+        task,
         examples=stage.examples,
         seeds=stage.seeds,
         max_measured=stage.max_measured,
-        store=folder / f"{stage.task}.sqlite",
+        store=folder / f"{stage.name}.sqlite",
     )
+
+
+def at_learning_rate(task: Task, learning_rate: float) -> Task:
+    """The same task, compiled with another learning rate."""
+
+    def build_model() -> keras.Model:
+        model = task.build_model()
+        model.optimizer.learning_rate = learning_rate
+        return model
+
+    return replace(task, build_model=build_model, learning_rate=learning_rate)
 
 
 def train(stage: Sweep, folder: Path) -> SweepResult:
@@ -149,7 +180,7 @@ def path_of(stage: Stage | Sweep, folder: Path) -> Path:
     """Where the result of a stage is."""
     if isinstance(stage, Sweep):
         return folder / f"{stage.task}.sweep.json"
-    return folder / f"{stage.task}.{stage.examples}.{stage.seeds}.json"
+    return folder / f"{stage.name}.{stage.examples}.{stage.seeds}.json"
 
 
 def results(folder: Path) -> dict[str, list[Reproduction]]:
@@ -158,7 +189,7 @@ def results(folder: Path) -> dict[str, list[Reproduction]]:
     for stage in (*STARTS, *RUNS, *SEEDS):
         path = path_of(stage, folder)
         if path.exists():
-            found.setdefault(stage.task, []).append(Reproduction.from_json(path.read_text("utf-8")))
+            found.setdefault(stage.name, []).append(Reproduction.from_json(path.read_text("utf-8")))
     return found
 
 

@@ -8,7 +8,8 @@ of Mnih et al. 2015 with orthogonal initial weights, discount 0.99, weight 0.5 o
 
 Three things are otherwise. The learning rate is constant; Baselines lets it fall to 0. Keras'
 RMSProp starts with mean squares of 0, that of TensorFlow 1 with 1, which makes its first several
-hundred updates small. After a lost life nobody presses the fire button but the policy.
+hundred updates small. The step that presses the fire button at the beginning of a new life is part
+of a rollout, with an advantage of 0; Baselines leaves it out.
 """
 
 import functools

@@ -18,6 +18,7 @@ from gns_keras.tasks.actor_critic import n_step_returns
 from gns_keras.training.example_source import DrawnExamples, drawn_dataset
 
 try:
+    from ale_py import Action
     from ale_py.vector_env import AtariVectorEnv
     from gymnasium.vector import AutoresetMode
 except ModuleNotFoundError as error:
@@ -38,8 +39,9 @@ class Games:
 
     A step repeats its action for 4 frames of the console. Losing a life counts as an end for the
     returns, while the game goes on; rewards are cut to their sign; a game starts with up to 30
-    steps of doing nothing, and with the fire button where there is one. At the beginning every
-    copy has made up to `max_first_steps` random steps, as in the paper's appendix A.4.2.
+    steps of doing nothing. A game and a new life start with the fire button, where there is one,
+    whatever the action was to be. At the beginning every copy has made up to `max_first_steps`
+    random steps, as in the paper's appendix A.4.2.
 
     Args:
         game: The name of its ROM.
@@ -51,6 +53,7 @@ class Games:
     Attributes:
         frames: What is to be seen now, uint8, shape `(count, 4, 84, 84)`.
         scores: Scores of the finished games, in the order of their ends.
+        fires: Which copies will press the fire button in the next step, shape `(count,)`.
         first_steps: Random steps that every copy has made, shape `(count,)`.
     """
 
@@ -71,6 +74,9 @@ class Games:
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         self.num_actions = int(self._env.single_action_space.n)
+        actions = self._env.ale.get_action_set()
+        self._fire = actions.index(Action.FIRE) if Action.FIRE in actions else None
+        self.fires = np.zeros(count, bool)
         self.frames, info = self._env.reset(seed=seed)
         self._lives = info["lives"]
         self._score = np.zeros(count)
@@ -86,10 +92,15 @@ class Games:
         Returns:
             The signs of the rewards, and whether the step ended a life or a game.
         """
+        if self.fires.any():
+            actions = np.where(self.fires, self._fire, actions)
         self.frames, rewards, terminated, truncated, info = self._env.step(actions)
         over = terminated | truncated
-        ended = over | (info["lives"] < self._lives)
+        lost = info["lives"] < self._lives
+        ended = over | lost
         self._lives = info["lives"]
+        if self._fire is not None:
+            self.fires = lost & ~over
         self._score += rewards
         self.scores.extend(self._score[over].tolist())
         self._score[over] = 0.0
@@ -103,23 +114,26 @@ class Games:
         for left in range(int(steps.max()), 0, -1):
             starts = steps == left
             if starts.any() and left < steps.max():
-                self.frames, info = self._env.reset(options={"reset_mask": starts})
-                self._lives = np.where(starts, info["lives"], self._lives)
-                self._score[starts] = 0.0
+                self._start_anew(starts)
             self.step(rng.integers(0, self.num_actions, count))
         if (starts := steps == 0).any():
-            self.frames, info = self._env.reset(options={"reset_mask": starts})
-            self._lives = np.where(starts, info["lives"], self._lives)
-            self._score[starts] = 0.0
+            self._start_anew(starts)
         self.scores.clear()
         return steps
+
+    def _start_anew(self, starts: NDArray[np.bool_]) -> None:
+        self.frames, info = self._env.reset(options={"reset_mask": starts})
+        self._lives = np.where(starts, info["lives"], self._lives)
+        self._score[starts] = 0.0
+        self.fires[starts] = False
 
 
 class Rollouts(DrawnExamples):
     """Rollouts of an Atari game by the present policy of a model, in batches of environments.
 
     An example is `(frames, {"policy": (action, advantage), "value": return})` of shapes
-    `(steps, 4, 84, 84)`, `(steps, 2)` and `(steps,)`.
+    `(steps, 4, 84, 84)`, `(steps, 2)` and `(steps,)`. Where the game started a new life by itself,
+    the policy chose nothing: the advantage is 0 there.
 
     Args:
         model: What `gns_keras.tasks.atari.build_model` returns; its weights are read when a
@@ -195,18 +209,19 @@ class Rollouts(DrawnExamples):
                 games.scores.clear()
 
     def _rollout(self, games: Games, rng: np.random.Generator) -> Any:
-        frames, actions, values, rewards, ended = [], [], [], [], []
+        frames, actions, chosen, values, rewards, ended = [], [], [], [], [], []
         for _ in range(self._num_steps):
             seen = self._policy(tf.constant(games.frames))
             frames.append(games.frames)
             actions.append(_draw(seen["policy"].numpy(), rng))
+            chosen.append(~games.fires)
             values.append(seen["value"].numpy())
             reward, end = games.step(actions[-1])
             rewards.append(reward)
             ended.append(end)
         last = self._policy(tf.constant(games.frames))["value"].numpy()
         returns = n_step_returns(np.stack(rewards, 1), np.stack(ended, 1), last, DISCOUNT)
-        advantages = returns - np.stack(values, 1)
+        advantages = (returns - np.stack(values, 1)) * np.stack(chosen, 1)
         taken = np.stack(actions, 1).astype(np.float32)
         targets = {"policy": np.stack([taken, advantages], -1), "value": returns}
         return np.stack(frames, 1), targets

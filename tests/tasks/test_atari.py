@@ -135,6 +135,44 @@ def test_lives_end_returns_and_games_end_scores():
     assert games.scores == totals
 
 
+def test_a_new_life_starts_with_the_fire_button():
+    games = Games("breakout", 2, seed=0, max_first_steps=0, num_threads=1)
+    lives_lost = np.zeros(2)
+    for _ in range(2_000):  # Nobody else presses it: without it the first ball would be the last.
+        fires = games.fires
+        _, ended = games.step(np.zeros(2, np.int64))
+        assert not (ended & fires).any()
+        lives_lost += ended
+        if len(games.scores) >= 2:
+            break
+    assert len(games.scores) >= 2
+    assert lives_lost.min() >= 5
+
+
+def test_the_policy_learns_nothing_from_what_it_did_not_choose(player):
+    source = rollouts(player, max_first_steps=0)
+    fires, presses = [], 0
+    games = Games("breakout", 4, seed=0, max_first_steps=0, num_threads=1)
+    rng = np.random.default_rng(0)
+    original = games.step
+
+    def step(actions):
+        fires.append(games.fires.copy())
+        return original(actions)
+
+    games.step = step
+    for _ in range(40):
+        fires.clear()
+        frames, targets = source._rollout(games, rng)
+        forced = np.stack(fires, 1)
+        advantages = targets["policy"][..., 1]
+        assert (advantages[forced] == 0).all()
+        expected = targets["value"] - player(frames)["value"].numpy()
+        np.testing.assert_allclose(advantages[~forced], expected[~forced], atol=1e-5)
+        presses += int(forced.sum())
+    assert presses >= 4
+
+
 def test_a_game_of_pong_ends_at_21_and_is_lost_by_chance():
     games = Games("pong", 1, seed=1, max_first_steps=0, num_threads=1)
     rng = np.random.default_rng(0)
@@ -162,7 +200,7 @@ def test_an_example_is_what_the_present_policy_did(player):
     np.testing.assert_array_equal(frames[:, 1:, :3], frames[:, :-1, 1:])
     values = player(frames)["value"].numpy()
     advantages = targets["policy"][..., 1]
-    np.testing.assert_allclose(advantages, targets["value"] - values, atol=1e-5)
+    np.testing.assert_allclose(advantages, targets["value"] - values, atol=1e-5)  # No life lost.
     assert set(targets["policy"][..., 0].flat) <= {0, 1, 2, 3}
 
 

@@ -85,17 +85,23 @@ def test_figure_8_goes_on_where_it_was(
     assert all(trace > 0 for _, trace, _, _ in rows)
     assert rows[0][3] == pytest.approx(np.log(30), rel=0.05)  # Nothing is learnt yet.
     store, plot = tmp_path / "runs.json", tmp_path / "plot.png"
-    made = {f"{size}/{seed}": noise_that_follows_the_loss(np.linspace(5, 4, 9), 1 + seed)
+    made = {f"{size}/0.003/{seed}": noise_that_follows_the_loss(np.linspace(5, 4, 9), 1 + seed)
             for size in (4, 6) for seed in (0, 1)}  # fmt: skip
-    made["6/0.001/0"] = noise_that_follows_the_loss(np.linspace(5, 4.5, 9), 3)
+    better = {seed: noise_that_follows_the_loss(np.linspace(5, 3.9, 9), 3 + 3 * seed)
+              for seed in (0, 1)}  # fmt: skip
+    made |= {f"6/0.006/{seed}": rows for seed, rows in better.items()}
+    made |= {"4/0.006/0": noise_that_follows_the_loss(np.linspace(5, 4.1, 9), 9)}
     store.write_text(json.dumps(made))
+    monkeypatch.setattr(figure_8, "LEARNING_RATES", (0.003, 0.006))
     monkeypatch.setattr(figure_8, "run", None)
-    line = f"figure_8.py --seeds 2 --colder 1 --store {store} --plot {plot}"
+    line = f"figure_8.py --seeds 2 --store {store} --plot {plot}"
     monkeypatch.setattr(sys, "argv", line.split())
     figure_8.main()
     found = capsys.readouterr().out
-    assert "size 6 / size 4 at equal loss: 1 (1 to 1)" in found
-    assert "size 6 at 0.001 / size 4 at equal loss: 3 " in found
+    assert "size 6, perplexity at the end: 54.6 at 0.003, 49.4 at 0.006" in found
+    one_rate, tuned = found.split("tuned: 0.003 for 4, 0.006 for 6")
+    assert "size 6 / size 4 at equal loss: 1 (1 to 1)" in one_rate
+    assert "size 6 / size 4 at equal loss: 3 (3 to 3)" in tuned
     assert plot.stat().st_size > 5_000
 
 

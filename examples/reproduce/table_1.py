@@ -97,6 +97,10 @@ RUNS = (
     Stage(task="cnn_cifar10", examples=12_000),
     Stage(task="cifar10", examples=12_800),
     Stage(task="cifar10", examples=12_800, learning_rate=0.0125),
+    Stage(task="mnist", examples=120_000),
+    Stage(task="cnn_fashion_mnist", examples=120_000),
+    Stage(task="cnn_fashion_mnist_adam", examples=60_000),
+    Stage(task="cnn_cifar10", examples=100_000),
 )
 SWEEPS = (
     Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
@@ -106,6 +110,22 @@ SWEEPS = (
         goals=(0.2,),
         max_examples=10_000,
     ),
+    Sweep(
+        task="cnn_fashion_mnist",
+        batch_sizes=(4, 16, 64, 256),
+        goals=(1.0, 0.7),
+        max_examples=20_000,
+    ),
+    Sweep(
+        task="cnn_fashion_mnist_adam",
+        batch_sizes=(4, 16, 64, 256),
+        goals=(0.8, 0.6),
+        max_examples=20_000,
+    ),
+    Sweep(
+        task="vae_fashion_mnist", batch_sizes=(4, 16, 64, 256), goals=(0.2,), max_examples=10_000
+    ),
+    Sweep(task="cnn_cifar10", batch_sizes=(4, 16, 64, 256), goals=(2.1, 1.9), max_examples=30_000),
 )
 SEEDS = (
     Stage(task="mnist", examples=3_000, seeds=3),

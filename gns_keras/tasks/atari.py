@@ -4,9 +4,10 @@ The paper's appendix A.4.2 names the algorithm, "adapted from OpenAI Baselines",
 alpha = 0.99 and epsilon = 1e-5, rollouts of 5 steps, the batch varied by the number of
 environments, and up to 500 random steps at the beginning. The rest is Baselines' A2C: the network
 of Mnih et al. 2015 with orthogonal initial weights, discount 0.99, weight 0.5 of the value loss and
-0.01 of the entropy, gradients clipped to a norm of 0.5, learning rate 0.0007 at 16 environments.
+0.01 of the entropy, gradients clipped to a norm of 0.5.
 
-Three things are otherwise. The learning rate is constant; Baselines lets it fall to 0. Keras'
+Three things are otherwise. The learning rate is ten times that of Baselines, with which Breakout
+learned next to nothing in 900,000 frames, and constant; Baselines lets it fall to 0. Keras'
 RMSProp starts with mean squares of 0, that of TensorFlow 1 with 1, which makes its first several
 hundred updates small. The step that presses the fire button at the beginning of a new life is part
 of a rollout, with an advantage of 0; Baselines leaves it out.
@@ -27,7 +28,7 @@ GAMES = {"alien": 18, "beam_rider": 9, "breakout": 4, "pong": 6, "qbert": 6, "se
          "space_invaders": 6}  # fmt: skip
 NUM_STEPS = 5
 NUM_ENVIRONMENTS = 16
-LEARNING_RATE = 0.0007  # Baselines' at 16 environments; not tuned.
+LEARNING_RATE = 0.007  # Of 0.0007 (Baselines'), 0.0021, 0.007 and 0.02; on Breakout alone.
 
 
 def build_model(game: str = "pong") -> "keras.Model":
@@ -108,7 +109,7 @@ def _task(game: str) -> Task:
     title = game.replace("_", " ").title()
     ran = "50 steps, and the noise scale of the initial weights"
     if game == "breakout":
-        ran = "900,000 frames, to a score of 2.1 (1.2 by chance), with noise scales along the run"
+        ran = "RAN"
     return Task(
         name=f"atari_{game}",
         description=f"convolutional policy and value function on the Atari game {title}, A2C",
@@ -121,7 +122,7 @@ def _task(game: str) -> Task:
         learning_rate=LEARNING_RATE,
         optimizer="rmsprop",
         goals=(),
-        status=f"learning rate of OpenAI Baselines, not tuned; {ran}",
+        status=f"learning rate tuned on Breakout; {ran}",
         units_per_example=NUM_STEPS,
     )
 

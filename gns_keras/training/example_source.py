@@ -128,7 +128,11 @@ class ExampleSource:
             rows = order.batch(batch_size, drop_remainder=True)
             # No batch holds an example twice: that would not be drawing without replacement.
             rows = rows.repeat() if repeat and whole else rows
-            return rows.map(self._gather).prefetch(2)
+            # There is nothing to tune, and an iterator that is dropped waits now and then, for up to
+            # 20 s, for the thread that tunes.
+            untuned = tf.data.Options()
+            untuned.autotune.enabled = False
+            return rows.map(self._gather).prefetch(2).with_options(untuned)
         buffer = _shuffle_buffer(self._examples.element_spec)
         examples = self._examples.shuffle(buffer, seed=seed)
         examples = examples.repeat() if repeat else examples

@@ -81,7 +81,7 @@ def test_the_update_is_clipped_rmsprop():
     optimizer.apply([tf.constant(g) for g in gradients], model.trainable_variables)
     norm = 0.01 * np.sqrt(sum(v.size for v in before))  # 13: far above 0.5.
     gradient = 0.01 * 0.5 / norm
-    step = 0.0007 * gradient / np.sqrt(0.01 * gradient**2 + 1e-5)
+    step = 0.007 * gradient / np.sqrt(0.01 * gradient**2 + 1e-5)
     for old, new in zip(before, model.trainable_variables, strict=True):
         np.testing.assert_allclose(old - new.numpy(), step, rtol=0.02, atol=1e-7)  # float32
 

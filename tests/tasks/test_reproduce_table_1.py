@@ -148,16 +148,19 @@ def test_the_table_of_a_short_run_and_a_sweep_of_digits(
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
 
-def test_the_moving_ratio_is_that_of_the_papers_equation() -> None:
+def test_the_moving_ratio_is_that_of_the_papers_equation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     spec = importlib.util.spec_from_file_location("estimator", FOLDER / "table_1_estimator.py")
     estimator = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "estimator", estimator)  # Its dataclass looks there.
     spec.loader.exec_module(estimator)
     # Two steps by hand, groups of 16 of 32: S = (mean of groups - whole)/(1/16 - 1/32),
     # |G|^2 = 2 whole - mean of groups. S = 32, 64; |G|^2 = 1, 2.
     rows = {"groups": [[3.0, 3.0], [5.0, 7.0]], "mean": [2.0, 4.0], "loss": [1.0, 1.0]}
-    assert estimator.moving_ratio(rows, 0) == pytest.approx(96 / 3)
+    assert estimator.moving_ratio(rows, 0, 32) == pytest.approx(96 / 3)
     rows["mean"] = [2.0, 5.0]  # S = 32, 32; |G|^2 = 1, 4; the first step counts a half.
-    assert estimator.moving_ratio(rows, 1) == pytest.approx((16 + 32) / (0.5 + 4))
+    assert estimator.moving_ratio(rows, 1, 32) == pytest.approx((16 + 32) / (0.5 + 4))
     # Over all steps alike it is what the package estimates.
     rng = np.random.default_rng(0)
     gradients = 0.3 + rng.normal(size=(50, 2, 20)) / 4
@@ -165,5 +168,5 @@ def test_the_moving_ratio_is_that_of_the_papers_equation() -> None:
     mean = np.square(gradients.mean(axis=1)).sum(axis=-1)
     expected = estimate_noise_scale(groups, mean, np.full(2, 16.0))
     rows = {"groups": groups.tolist(), "mean": mean.tolist(), "loss": [1.0] * 50}
-    assert estimator.moving_ratio(rows, 0) == pytest.approx(expected.value)
-    assert "unresolved" not in estimator.report("toy", rows)
+    assert estimator.moving_ratio(rows, 0, 32) == pytest.approx(expected.value)
+    assert "unresolved" not in estimator.report("toy", estimator.Variant("toy", 0.1), rows)

@@ -92,3 +92,12 @@ def test_nested_inputs_and_weights_keep_their_structure() -> None:
 def test_bad_data_are_refused(data, size, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         ExampleSource(data, size)
+
+
+def test_the_threads_of_arrays_are_not_tuned() -> None:
+    # Dropping an iterator would now and then wait up to 20 s for the thread that tunes. What a user
+    # has made keeps its own options.
+    batches = ExampleSource((np.zeros((8, 2)), np.zeros(8)), 4).batches(4, seed=0)
+    assert batches.options().autotune.enabled is False
+    own = tf.data.Dataset.from_tensor_slices((np.zeros((8, 2)), np.zeros(8))).batch(2)
+    assert ExampleSource(own).batches(4, seed=0).options().autotune.enabled is None

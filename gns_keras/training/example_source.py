@@ -128,8 +128,8 @@ class ExampleSource:
             rows = order.batch(batch_size, drop_remainder=True)
             # No batch holds an example twice: that would not be drawing without replacement.
             rows = rows.repeat() if repeat and whole else rows
-            # There is nothing to tune, and an iterator that is dropped waits now and then, for up to
-            # 20 s, for the thread that tunes.
+            # There is nothing to tune, and an iterator that is dropped waits now and then for the
+            # thread that tunes, up to 20 s.
             untuned = tf.data.Options()
             untuned.autotune.enabled = False
             return rows.map(self._gather).prefetch(2).with_options(untuned)

@@ -109,7 +109,7 @@ def _task(game: str) -> Task:
     title = game.replace("_", " ").title()
     ran = "50 steps, and the noise scale of the initial weights"
     if game == "breakout":
-        ran = "RAN"
+        ran = "1,460,000 frames, to a score of 15 (1.3 by chance), noise scales along the run"
     return Task(
         name=f"atari_{game}",
         description=f"convolutional policy and value function on the Atari game {title}, A2C",

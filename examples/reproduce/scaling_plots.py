@@ -124,7 +124,7 @@ def limits(axes: Any, fronts: Sequence[Front]) -> None:
 
 def shades(fronts: Sequence[Any]) -> list[Any]:
     """From early goals, light, to late ones, dark."""
-    return list(COLORS(np.linspace(0.1, 1, max(len(fronts), 1))))
+    return list(COLORS(np.linspace(0.1, 1, len(fronts))))
 
 
 def interval(value: float, ends: Sequence[float]) -> str:

@@ -92,8 +92,8 @@ TASKS: dict[str, Task] = CALIBRATION_TASKS | {
         batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048), max_examples=1_200_000,
     ),
     LSTM_TASK: replace(
-        CALIBRATION_TASKS["text_lstm_adam"], name=LSTM_TASK, goals=(2.8, 2.6, 2.4),
-        max_examples=150_000,
+        CALIBRATION_TASKS["text_lstm_adam"], name=LSTM_TASK, goals=(2.6, 2.4, 2.25, 2.15),
+        half_life=256.0, max_examples=300_000,
     ),
 }  # fmt: skip
 

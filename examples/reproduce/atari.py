@@ -332,10 +332,11 @@ def draw(
 def _draw_noise_scales(axes: Any, found: dict[int, Any], color: str, name: str) -> None:
     """Values with their intervals; arrows upwards from the lower bound of an unresolved one."""
     known = {at: v for at, v in found.items() if math.isfinite(v["interval"][1])}
-    values = np.array([v["value"] for v in known.values()])
-    ends = np.array([v["interval"] for v in known.values()]).reshape(-1, 2).T
-    axes.errorbar([at / 1e3 for at in known], values, np.abs(ends - values), fmt="o", color=color,
-                  ms=4, lw=1, label=name)  # fmt: skip
+    if known:
+        values = np.array([v["value"] for v in known.values()])
+        ends = np.array([v["interval"] for v in known.values()]).T
+        axes.errorbar([at / 1e3 for at in known], values, np.abs(ends - values), fmt="o",
+                      color=color, ms=4, lw=1, label=name)  # fmt: skip
     others = {at: v["interval"][0] for at, v in found.items() if at not in known}
     bounds = {at: low for at, low in others.items() if low > 0}
     if bounds:

@@ -99,6 +99,7 @@ RUNS = (
     Stage(task="cifar10", examples=12_800, learning_rate=0.0125),
     Stage(task="mnist", examples=120_000),
     Stage(task="cnn_fashion_mnist", examples=120_000),
+    Stage(task="cnn_fashion_mnist", examples=480_000),
     Stage(task="cnn_fashion_mnist_adam", examples=60_000),
     Stage(task="cnn_cifar10", examples=100_000),
 )

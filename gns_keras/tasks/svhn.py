@@ -87,7 +87,7 @@ def _task(name: str, status: str) -> Task:
 
 
 TASK = _task("svhn", "learning rate of the paper; 50 steps on mock data only")
-_RUN = {"cnn_cifar10": "2,500 examples", "cnn_fashion_mnist": "12,000 examples"}
+_RUN = {"cnn_cifar10": "100,000 examples", "cnn_fashion_mnist": "480,000 examples"}
 VARIANTS = {
     name: _task(name, f"learning rate of svhn, not tuned; {run} of the real data")
     for name, run in _RUN.items()

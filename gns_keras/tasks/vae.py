@@ -21,8 +21,8 @@ GOALS = {
 }
 _RUN = {
     "svhn": "50 steps on mock data only",
-    "cifar10": "50 steps on the real data",
-    "fashion_mnist": "3,000 examples of the real data",
+    "cifar10": "2,500 examples of the real data",
+    "fashion_mnist": "8,000 examples of the real data",
 }
 
 

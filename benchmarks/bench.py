@@ -1,7 +1,7 @@
 """Every benchmark, one after the other: prints the tables of docs/performance.md.
 
     python benchmarks/bench.py --quick   # up to 5 minutes on two idle cores
-    python benchmarks/bench.py           # 25 minutes for the first two parts alone
+    python benchmarks/bench.py           # a good hour
     python benchmarks/bench.py --only memory sweep
 
 The quick tables have the same columns, and fewer rows and repeats. Nothing else should run on the

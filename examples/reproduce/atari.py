@@ -118,7 +118,7 @@ def learn(folder: Path, game: str, minutes: float, seed: int, learning_rate: flo
     monitor = NoiseScaleMonitor(every=5)
     if saved.exists():
         monitor.load_state(str(saved))
-    rollouts = Rollouts(model, game)
+    rollouts = Rollouts(model, game, num_threads=1)
     diary = Diary(folder, rollouts, monitor, minutes)
     if diary.cpu_s > diary.seconds:
         return

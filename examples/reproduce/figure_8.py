@@ -174,7 +174,7 @@ class Runs:
 
 
 def draw(found: dict[str, dict[int, list[Any]]], path: Path) -> None:
-    """Noise scale against perplexity, and against tokens; a row for one rate and one for tuned."""
+    """Noise scale against perplexity, and against tokens; a row for each choice of rates."""
     import matplotlib.pyplot as plt
 
     figure, rows = plt.subplots(
@@ -190,7 +190,7 @@ def draw(found: dict[str, dict[int, list[Any]]], path: Path) -> None:
                 for axis, where in zip(axes, (np.exp(loss), tokens), strict=True):
                     axis.plot(where, noise, ".-", ms=4, lw=0.7, color=f"C{color}", label=label)
         axes[0].set(xscale="log", xlabel="training perplexity", ylabel="noise scale, tokens")
-        axes[0].set_title("one learning rate for all" if name == "one rate" else "each at its best")
+        axes[0].set_title(name)
         ticks = [30, 40, 60, 80, 100, 150, 200]
         axes[0].set_xticks(ticks, [str(tick) for tick in ticks])
         axes[0].minorticks_off()
@@ -213,7 +213,7 @@ def main() -> None:
     }
     tuned = best_rates(tried)
     found = {}
-    for name, rates in (("one rate", dict.fromkeys(tuned, LEARNING_RATE)), ("tuned", tuned)):
+    for name, rates in (("one rate", dict.fromkeys(tuned, LEARNING_RATE)), ("best rates", tuned)):
         found[name] = {
             size: [runs.get(size, rate, seed) for seed in range(args.seeds)]
             for size, rate in rates.items()

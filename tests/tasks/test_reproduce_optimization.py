@@ -99,7 +99,7 @@ def test_figure_8_goes_on_where_it_was(
     figure_8.main()
     found = capsys.readouterr().out
     assert "size 6, perplexity at the end: 54.6 at 0.003, 49.4 at 0.006" in found
-    one_rate, tuned = found.split("tuned: 0.003 for 4, 0.006 for 6")
+    one_rate, tuned = found.split("best rates: 0.003 for 4, 0.006 for 6")
     assert "size 6 / size 4 at equal loss: 1 (1 to 1)" in one_rate
     assert "size 6 / size 4 at equal loss: 3 (3 to 3)" in tuned
     assert plot.stat().st_size > 5_000

@@ -17,9 +17,11 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import benchmarks_path  # noqa: F401
 import keras
+from calibration_predictors import truth
 
-from gns_keras import LearningRateRule, Reproduction, SweepResult, reproduce, sweep
+from gns_keras import Goal, LearningRateRule, Reproduction, SweepResult, reproduce, sweep
 from gns_keras.core.numbers import format_number
 from gns_keras.core.sweep_policy import LearningRateGrid
 from gns_keras.core.tradeoff_fit import Tradeoff
@@ -59,14 +61,18 @@ class Sweep:
     Attributes:
         task: Name of the task.
         batch_sizes: In examples.
-        goals: Training losses to reach, smoothed with a half-life of 512 examples.
+        goals: Training losses to reach, smoothed; of games mean rewards of a step.
         max_examples: Longest run.
+        half_life: Of the smoothing, in examples.
+        learning_rate: Centre of the grid, in the place of the task's own.
     """
 
     task: str
     batch_sizes: tuple[int, ...]
     goals: tuple[float, ...]
     max_examples: int
+    half_life: float = 512.0
+    learning_rate: float | None = None
 
     @property
     def name(self) -> str:
@@ -102,39 +108,41 @@ RUNS = (
     Stage(task="cnn_fashion_mnist", examples=480_000),
     Stage(task="cnn_fashion_mnist_adam", examples=60_000),
     Stage(task="cnn_cifar10", examples=100_000),
+    Stage(task="autoencoder_cifar10", examples=8_000),
+    Stage(task="vae_cifar10", examples=8_000),
+    Stage(task="cnn_cifar10_adam", examples=60_000),
+    Stage(task="lm_512_tinyshakespeare", examples=20_000),
 )
 SWEEPS = (
-    Sweep(task="mnist", batch_sizes=(4, 16, 64, 256), goals=(0.5,), max_examples=20_000),
-    Sweep(
-        task="autoencoder_fashion_mnist",
-        batch_sizes=(4, 16, 64, 256),
-        goals=(0.2,),
-        max_examples=10_000,
-    ),
-    Sweep(
-        task="cnn_fashion_mnist",
-        batch_sizes=(4, 16, 64, 256),
-        goals=(1.0, 0.7),
-        max_examples=20_000,
-    ),
-    Sweep(
-        task="cnn_fashion_mnist_adam",
-        batch_sizes=(4, 16, 64, 256),
-        goals=(0.8, 0.6),
-        max_examples=20_000,
-    ),
-    Sweep(
-        task="vae_fashion_mnist", batch_sizes=(4, 16, 64, 256), goals=(0.2,), max_examples=10_000
-    ),
-    Sweep(task="cnn_cifar10", batch_sizes=(4, 16, 64, 256), goals=(2.1, 1.9), max_examples=30_000),
-)
+    Sweep(task="cifar10", batch_sizes=(16, 64, 256, 1024), goals=(2.6, 2.3, 2.1),
+          max_examples=40_000, learning_rate=0.025),
+    Sweep(task="lm_512_tinyshakespeare", batch_sizes=(8, 32, 128, 512), goals=(6.6, 6.3, 6.1),
+          max_examples=20_000, half_life=128),
+    Sweep(task="autoencoder_fashion_mnist", batch_sizes=(4, 16, 64, 256), goals=(0.12, 0.09, 0.08),
+          max_examples=16_000, half_life=128),
+    Sweep(task="mnist", batch_sizes=(8, 32, 128, 512), goals=(0.5, 0.2, 0.1),
+          max_examples=60_000, half_life=256),
+    Sweep(task="cnn_fashion_mnist", batch_sizes=(8, 32, 128, 512), goals=(0.7, 0.5, 0.4),
+          max_examples=80_000),
+    Sweep(task="vae_fashion_mnist", batch_sizes=(4, 16, 64, 256), goals=(0.2, 0.17, 0.15),
+          max_examples=16_000, half_life=128),
+    Sweep(task="cnn_cifar10", batch_sizes=(8, 32, 128, 512), goals=(1.9, 1.6, 1.4),
+          max_examples=100_000),
+    Sweep(task="cnn_fashion_mnist_adam", batch_sizes=(8, 32, 128, 512), goals=(0.6, 0.45, 0.35),
+          max_examples=80_000),
+)  # fmt: skip
+GAMES = (
+    Sweep(task="self_play_1v1", batch_sizes=(32, 128, 512, 2048), goals=(0.01, 0.03),
+          max_examples=200_000),
+    Sweep(task="atari_breakout", batch_sizes=(8, 32, 128), goals=(0.009,),
+          max_examples=100_000, half_life=4096),
+)  # fmt: skip
 SEEDS = (
     Stage(task="mnist", examples=3_000, seeds=3),
     Stage(task="cnn_fashion_mnist", examples=3_000, seeds=3),
     Stage(task="autoencoder_fashion_mnist", examples=3_000, seeds=3),
 )  # fmt: skip
-PARTS = {"starts": STARTS, "runs": RUNS, "sweeps": SWEEPS, "seeds": SEEDS}
-HALF_LIFE = 512.0
+PARTS = {"starts": STARTS, "runs": RUNS, "sweeps": SWEEPS, "games": GAMES, "seeds": SEEDS}
 
 
 def run(stage: Stage | Sweep, folder: Path) -> Reproduction | SweepResult:
@@ -176,25 +184,32 @@ def train(stage: Sweep, folder: Path) -> SweepResult:
     """Runs at every batch size."""
     task = get_task(stage.task)
     grid = LearningRateGrid(
-        base_learning_rate=task.learning_rate,
+        base_learning_rate=stage.learning_rate or task.learning_rate,
         base_batch_size=task.examples_per_batch,
-        rule=LearningRateRule(alpha=0.5 if task.optimizer == "adam" else 1.0,
+        rule=LearningRateRule(alpha=0.5 if task.optimizer in ("adam", "rmsprop") else 1.0,
                               critical_batch_size=64.0),
         num=3,
         max_widenings=2,
     )  # fmt: skip
     return sweep(
         task.build_model,
-        task.load_data(),
+        task.training_data if task.draw_data else task.load_data(),
         batch_sizes=stage.batch_sizes,
-        goals=stage.goals,
+        goals=[goal_of(stage, goal) for goal in stage.goals],
         learning_rates=grid,
         max_examples=stage.max_examples,
         base_batch_size=task.examples_per_batch,
-        half_life=HALF_LIFE,
+        half_life=stage.half_life,
         store=folder / f"{stage.task}.sweep.sqlite",
         verbose=0,
     )
+
+
+def goal_of(stage: Sweep, goal: float) -> Goal:
+    """Where the runs are to get."""
+    if stage in GAMES:
+        return Goal(metric="reward", threshold=goal, direction="above")
+    return Goal(threshold=goal)
 
 
 def path_of(stage: Stage | Sweep, folder: Path) -> Path:
@@ -286,24 +301,30 @@ def critical_table(folder: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     runs = results(folder)
-    for stage in SWEEPS:
+    for stage in (*SWEEPS, *GAMES):
         if path_of(stage, folder).exists():
             swept = SweepResult.from_json(path_of(stage, folder).read_text("utf-8"))
-            run_of = max(runs[stage.task], key=lambda result: result.examples)
+            run_of = max(runs.get(stage.task, [None]), key=lambda run: run.examples if run else 0)
             for goal in stage.goals:
-                lines.append(_critical_row(stage.task, goal, swept.tradeoff(goal), run_of))
+                noise = "-" if run_of is None else noise_up_to(goal, run_of)
+                lines.append(_critical_row(stage, goal, truth(swept, goal), noise))
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def _critical_row(task: str, goal: float, fit: Tradeoff, run: Reproduction) -> str:
-    low, high = (format_number(end) for end in fit.interval)
-    critical = f"{format_number(fit.critical_batch_size)} ({low} to {high})"
-    noise = run.between(0, examples_to(goal, run))
+def _critical_row(stage: Sweep, goal: float, fit: Tradeoff, noise: str) -> str:
+    units = get_task(stage.task).units_per_example
+    low, high = (format_number(units * end) for end in fit.interval)
+    critical = f"{format_number(units * fit.critical_batch_size)} ({low} to {high})"
     cells = [
-        f"`{task}`", f"loss {goal:g}", critical, format_number(fit.min_steps),
-        format_number(fit.min_examples), f"{fit.residual_rms:.0%}", format_noise_scale(noise),
+        f"`{stage.task}`", goal_of(stage, goal).label, critical, format_number(fit.min_steps),
+        format_number(units * fit.min_examples), f"{fit.residual_rms:.0%}", noise,
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def noise_up_to(goal: float, run: Reproduction) -> str:
+    """The noise scale averaged up to a training loss."""
+    return format_noise_scale(run.between(0, examples_to(goal, run)))
 
 
 def examples_to(goal: float, run: Reproduction) -> int:

@@ -87,6 +87,18 @@ class CompiledLoop:
         self._assign(state)
         self.model.optimizer.learning_rate = learning_rate
 
+    def untrained_loss(self, block: Any, state: list[np.ndarray], num_steps: int) -> float:
+        """Mean loss of the initial weights, over the first batches of a block.
+
+        Args:
+            block: From the source.
+            state: As for `restart`, which has to follow.
+            num_steps: Number of batches.
+        """
+        self.restart(state, 0.0)  # Where the loss stays that of the initial weights.
+        losses = self.advance(block, num_steps)[:, self.metric_names.index("loss")]
+        return float(np.mean(losses, dtype=np.float64))
+
     def advance(self, block: Any, num_steps: int) -> np.ndarray:
         """Trains on the first batches of a block.
 

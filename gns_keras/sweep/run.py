@@ -14,8 +14,9 @@ import numpy as np
 from gns_keras.core.goals import Goal, GoalTracker, MovingAverage
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_policy import RunKey
+from gns_keras.sweep.drawn import AnySource, DrawnLoop, DrawnSource
 from gns_keras.sweep.loop import CompiledLoop, initial_state
-from gns_keras.sweep.stream import SEEDING, Source
+from gns_keras.sweep.stream import SEEDING
 
 _BUILDS = 10
 
@@ -60,7 +61,7 @@ class Workbench:
     """
 
     def __init__(
-        self, build_model: Callable[[], keras.Model], source: Source, settings: RunSettings
+        self, build_model: Callable[[], keras.Model], source: AnySource, settings: RunSettings
     ) -> None:
         self._build_model = build_model
         self._source = source
@@ -99,7 +100,7 @@ class Workbench:
             seconds=time.perf_counter() - began,
         )
 
-    def _take(self, key: RunKey) -> tuple[CompiledLoop, list[np.ndarray]]:
+    def _take(self, key: RunKey) -> tuple[CompiledLoop | DrawnLoop, list[np.ndarray]]:
         """An idle or new loop for the batch size, and the initial state of the seed."""
         with self._lock:
             idle = self._idle.get(key.batch_size)
@@ -109,16 +110,18 @@ class Workbench:
             return loop, state
         for _ in range(_BUILDS):
             with SEEDING:
-                loop = CompiledLoop(
-                    self._new_model(key.seed),
-                    self._source,
-                    key.batch_size,
-                    jit_compile=self._settings.jit_compile,
-                )
+                loop = self._new_loop(key)
             # If it is not reusable, it has state beyond this one, drawn with the seed just now.
             if _equal(loop.initial_state, state):
                 return loop, state
         raise self._unsteady(key.seed)
+
+    def _new_loop(self, key: RunKey) -> CompiledLoop | DrawnLoop:
+        model = self._new_model(key.seed)
+        if isinstance(self._source, DrawnSource):
+            return DrawnLoop(model, self._source, key.batch_size)
+        jit_compile = self._settings.jit_compile
+        return CompiledLoop(model, self._source, key.batch_size, jit_compile=jit_compile)
 
     def _initial_state(self, seed: int) -> list[np.ndarray]:
         """Weights, optimizer and seeds of a new model: what two builds in a row agree on."""
@@ -151,22 +154,22 @@ class Workbench:
             "numbers from Keras, NumPy's global generator or with a fixed seed."
         )
 
-    def _train(self, loop: CompiledLoop, state: list[np.ndarray], key: RunKey) -> GoalTracker:
+    def _train(
+        self, loop: CompiledLoop | DrawnLoop, state: list[np.ndarray], key: RunKey
+    ) -> GoalTracker:
         settings = self._settings
         blocks = self._source.blocks(key.seed, key.batch_size)
         block = next(blocks)
         block_steps = self._source.block_steps(key.batch_size)
         look = min(block_steps, math.ceil(max(settings.half_life, 1) / key.batch_size))
-        # At learning rate 0 the loss stays that of the initial weights.
-        loop.restart(state, 0.0)
-        untrained = loop.advance(block, look)[:, loop.metric_names.index("loss")]
+        start_loss = loop.untrained_loss(block, state, look)
         loop.restart(state, key.learning_rate)
         tracker = GoalTracker(
             settings.goals,
             loop.metric_names,
             MovingAverage(key.batch_size, settings.half_life),
             divergence_factor=settings.divergence_factor,
-            start_loss=float(np.mean(untrained, dtype=np.float64)),
+            start_loss=start_loss,
         )
         max_steps = settings.max_examples // key.batch_size
         while True:

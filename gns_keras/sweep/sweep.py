@@ -21,11 +21,11 @@ from gns_keras.sweep.configuration import (
     constant_learning_rate,
     describe_configuration,
 )
+from gns_keras.sweep.drawn import AnySource, open_any_source
 from gns_keras.sweep.plan import Plan, make_plan
 from gns_keras.sweep.progress import SweepProgress
 from gns_keras.sweep.run import RunSettings
 from gns_keras.sweep.store import LEASE_S, Store
-from gns_keras.sweep.stream import Source, open_source
 
 HALF_LIFE = 1024.0
 DIVERGENCE_FACTOR = 4.0
@@ -62,9 +62,12 @@ def sweep(
         build_model: Returns a new compiled model; its learning rate is the one to begin with at
             `base_batch_size`. For a process pool a function at the top of a module.
         data: Arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset` of single examples, or
-            a function that returns one of them.
+            a function that returns one of them. Where a model makes its own data, as in
+            reinforcement learning: a function of the model that returns its `DrawnExamples`, such
+            as `get_task("atari_pong").training_data`.
         batch_sizes: Examples a step; from four on, spread over both regimes, there is an interval.
-        goals: `Goal` objects; a number is a training loss to come below.
+        goals: `Goal` objects; a number is a training loss to come below. Of data that the model
+            makes there is also the metric "reward", the mean reward of a step.
         learning_rates: "auto": five for every batch size, a factor of 2 apart around Eq. A.3 of
             the paper, and more while the best for any goal is at the edge. A `LearningRateGrid`:
             the same with other numbers. Numbers, or a mapping from batch size to numbers: those.
@@ -105,7 +108,7 @@ def sweep(
         jit_compile=jit_compile,
         dtype_policy=keras.config.dtype_policy().name,
     )
-    source = open_source(data)
+    source = open_any_source(data)
     model = build_alone(build_model, settings.dtype_policy, source.few[0])
     plan = make_plan(
         batch_sizes,
@@ -186,7 +189,7 @@ class _Lead:
 def _job(
     build_model: Callable[[], keras.Model],
     data: Any,
-    source: Source,
+    source: AnySource,
     settings: RunSettings,
     executor: Executor,
 ) -> Iterator[workers.Job]:

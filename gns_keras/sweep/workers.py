@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_policy import RunKey
+from gns_keras.sweep.drawn import AnySource, open_any_source
 from gns_keras.sweep.run import RunSettings, Workbench
-from gns_keras.sweep.stream import Source, open_source
 
 # Workbenches of this process by sweep. A worker of a pool may see several sweeps.
 _WORKBENCHES: dict[str, Workbench] = {}
@@ -89,7 +89,7 @@ class InlineExecutor(Executor):
         return future
 
 
-def open_workbench(sweep: str, job: Job, source: Source) -> Workbench:
+def open_workbench(sweep: str, job: Job, source: AnySource) -> Workbench:
     """Makes the workbench of a sweep in the process that leads it."""
     with _OPENING:
         _LINEAGE.add(os.getpid())
@@ -120,7 +120,7 @@ def execute(job: Job, key: RunKey) -> RunRecord:
         if bench is None:
             while len(_WORKBENCHES) >= _MAX_WORKBENCHES:
                 del _WORKBENCHES[next(iter(_WORKBENCHES))]
-            bench = Workbench(job.build_model, open_source(job.data), job.settings)
+            bench = Workbench(job.build_model, open_any_source(job.data), job.settings)
             _WORKBENCHES[job.sweep] = bench
     return bench.run(key)
 

@@ -146,6 +146,7 @@ class Rollouts(DrawnExamples):
 
     Attributes:
         scores: Scores of all finished games, in the order of their ends.
+        reward: Mean reward of a step in the batch drawn last, cut to its sign.
     """
 
     def __init__(
@@ -219,6 +220,7 @@ class Rollouts(DrawnExamples):
             reward, end = games.step(actions[-1])
             rewards.append(reward)
             ended.append(end)
+        self.reward = float(np.mean(rewards))
         last = self._policy(tf.constant(games.frames))["value"].numpy()
         returns = n_step_returns(np.stack(rewards, 1), np.stack(ended, 1), last, DISCOUNT)
         advantages = (returns - np.stack(values, 1)) * np.stack(chosen, 1)

@@ -63,6 +63,7 @@ class Games:
         observations: What the agents see now, shape `(games, agents, OBSERVATION_SIZE)`; zeros for
             the dead.
         alive: Who lives, bool, shape `(games, agents)`.
+        reward: Mean reward of the agents in the last step, before the teams share it.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Games:
         shape = (num_games, self.num_agents)
         self.observations = np.zeros((*shape, OBSERVATION_SIZE), dtype=np.float32)
         self.alive = np.ones(shape, dtype=bool)
+        self.reward = 0.0
         for game in range(num_games):
             self._begin(game)
         if random_start:
@@ -102,6 +104,7 @@ class Games:
         results = np.full(len(self._worlds), 2)
         for game, world in enumerate(self._worlds):
             self._play(game, world, actions[game].astype(np.int32), rewards[game])
+        self.reward = float(rewards.mean())
         self._steps += 1
         done = ~self.alive
         size = self.rules.team_size

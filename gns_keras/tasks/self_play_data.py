@@ -25,6 +25,9 @@ class DrawnGames(DrawnExamples):
         rules: Of the games.
         batch_size: Games side by side.
         num_steps: Steps of each game in a rollout.
+
+    Attributes:
+        reward: Mean reward of an agent in a step of the rollout drawn last, before it is shared.
     """
 
     def __init__(
@@ -74,4 +77,5 @@ class DrawnGames(DrawnExamples):
         while True:
             for collector in collectors:
                 rollout = collector.collect()
+                self.reward = rollout.reward
                 yield rollout.observations, rollout.targets

@@ -28,12 +28,14 @@ class Rollout:
         targets: What `PpoLoss` takes, shape `(games, frames, 5)`, advantages normalized.
         results: Of the games that ended in it: 1 won by red, -1 by blue, 0 drawn.
         version: Updates of the policy that played.
+        reward: Mean reward of an agent in a step, before it is shared.
     """
 
     observations: np.ndarray
     targets: np.ndarray
     results: np.ndarray
     version: int = 0
+    reward: float = 0.0
 
     @property
     def num_frames(self) -> int:
@@ -104,12 +106,13 @@ class Collector:
         """
         if self._is_past.any():
             self._past.begin_rollout(self._rng)
-        seen, played, ends, results = [], [], [], []
+        seen, played, ends, results, rewarded = [], [], [], [], []
         for _ in range(self.num_steps):
             alive = self.games.alive.copy()
             seen.append(self.games.observations.copy())
             actions, logs, values = self._choose()
             rewards, done, finished = self.games.step(actions)
+            rewarded.append(self.games.reward)
             weights = (alive & ~self._is_past).astype(np.float32)
             played.append(np.stack([actions, logs, values, rewards, weights], axis=-1))
             ends.append(done)
@@ -121,6 +124,7 @@ class Collector:
             targets=_by_game(targets),
             results=np.concatenate(results),
             version=version,
+            reward=float(np.mean(rewarded)),
         )
 
     def _choose(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ def add_arguments(
     )  # fmt: skip
     add(
         "--goals", type=float, nargs="+", metavar="L",
-        help="training losses to reach (default: those of the task)",
+        help="training losses to reach, for games rewards of a step (default: the task's)",
     )  # fmt: skip
     add(
         "--max-examples", type=positive, metavar="N",
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace, import_tensorflow: Callable[[], None]) -> None
     from gns_keras.sweep.sweep import sweep
 
     build_model, data, size = _of_task(task) if task else _of_function(args.target)
+    goals = _goals(task, args.goals)
     with contextlib.ExitStack() as stack:
         pool = None
         if args.workers > 1:
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace, import_tensorflow: Callable[[], None]) -> None
             build_model,
             data,
             batch_sizes=args.batch_sizes,
-            goals=args.goals or (task.goals if task else GOALS),
+            goals=goals,
             max_examples=args.max_examples or max(_EPOCHS * _length(data), _MIN_EXAMPLES),
             seeds=args.seeds,
             store=args.store,
@@ -110,7 +111,27 @@ def run(args: argparse.Namespace, import_tensorflow: Callable[[], None]) -> None
 
 
 def _of_task(task: Task) -> tuple[Callable[[], Any], Any, int]:
-    return task.build_model, task.load_data(), task.examples_per_batch
+    data = task.draw_data or task.load_data()
+    return task.build_model, data, task.examples_per_batch
+
+
+def _goals(task: Task | None, given: list[float] | None) -> list[Any]:
+    """Training losses; where the model draws its data, rewards.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if task is None or task.draw_data is None:
+        return list(given or (task.goals if task else GOALS))
+    from gns_keras.core.goals import Goal
+
+    if not (rewards := given or task.goals):
+        raise ValueError(
+            f"{task.name} has no goals of its own. Give mean rewards of a step, such as "
+            "--goals 0.01. What a policy gets by chance `gns-keras reproduce` does not say; play "
+            "a few batches of get_task(...).training_data(model) and look at its `reward`."
+        )
+    return [Goal(metric="reward", threshold=reward, direction="above") for reward in rewards]
 
 
 def _of_function(target: str) -> tuple[Callable[[], Any], Any, int | None]:
@@ -133,6 +154,8 @@ def _length(data: Any) -> int:
     import keras
     import tensorflow as tf
 
+    if callable(data):
+        return 0
     if isinstance(data, tf.data.Dataset):
         return max(int(data.cardinality()), 0)
     return len(keras.tree.flatten(data)[0])

@@ -102,8 +102,9 @@ class DrawnLoop:
         self._variables, self.initial_state = initial_state(model, source.few)
         self._step = tf.function(self._train, autograph=False)
         signature = self._drawn.batches(batch_size, seed=0).element_spec
-        names = sorted(self._step.get_concrete_function(signature).structured_outputs)
-        self.metric_names = (*names, "reward")
+        self._logs = sorted(self._step.get_concrete_function(signature).structured_outputs)
+        self._has_reward = self._drawn.reward is not None
+        self.metric_names = (*self._logs, "reward") if self._has_reward else tuple(self._logs)
         self._batches: Iterator[Any] | None = None
 
     def restart(self, state: list[np.ndarray], learning_rate: float) -> None:
@@ -137,9 +138,8 @@ class DrawnLoop:
         rows = []
         for _ in range(num_steps):
             logs = self._step(next(self._batches))
-            rows.append(
-                [*(float(logs[name]) for name in self.metric_names[:-1]), self._drawn.reward]
-            )
+            row = [float(logs[name]) for name in self._logs]
+            rows.append([*row, self._drawn.reward] if self._has_reward else row)
         return np.array(rows, np.float32)
 
     def _train(self, batch: Any) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class Task:
         learning_rate: Tuned, constant; how it was found stands in the task's module.
         optimizer: The optimizer of the paper, as Keras names it.
         goals: Training losses (compiled, smoothed) to reach, from the start of training to its
-            end; what a sweep counts the steps to.
+            end; what a sweep counts the steps to. With `draw_data` mean rewards of a step instead;
+            empty where none were measured.
         status: One line on what has been run of it: on which data, and how far.
         units_per_example: Units in one example, which is what batches are made of and split by:
             20 for sequences of 20 tokens.

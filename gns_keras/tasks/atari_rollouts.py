@@ -6,6 +6,7 @@ splits into independent groups along its first axis. This module imports TensorF
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,6 +162,7 @@ class Rollouts(DrawnExamples):
     ) -> None:
         self.batch_size = batch_size
         self.scores: list[float] = []
+        self.reward = math.nan
         self._game = game
         self._num_steps = num_steps
         self._options = {"max_first_steps": max_first_steps, "num_threads": num_threads}

@@ -1,6 +1,7 @@
 """Self-play as data that the model draws itself. This module imports TensorFlow and MAgent2."""
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ class DrawnGames(DrawnExamples):
         self, model: keras.Model, rules: Rules, *, batch_size: int, num_steps: int
     ) -> None:
         self.batch_size = batch_size
+        self.reward = math.nan
         self._model, self._rules, self._num_steps = model, rules, num_steps
 
     def with_batch_size(self, batch_size: int) -> "DrawnGames":

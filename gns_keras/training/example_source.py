@@ -1,7 +1,6 @@
 """Training data as batches of any size, from arrays or from a batched `tf.data.Dataset`."""
 
 import abc
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,12 +23,12 @@ class DrawnExamples(abc.ABC):
         batch_size: Present global batch size, in examples.
         num_examples: None: there is no end.
         reward: What `sweep` can have goals on: mean reward of a step in the batch drawn last, as
-            the environment gives it. NaN where there is none.
+            the environment gives it, NaN before the first one. None: nothing has a reward.
     """
 
     batch_size: int
     num_examples: int | None = None
-    reward: float = math.nan
+    reward: float | None = None
 
     @abc.abstractmethod
     def with_batch_size(self, batch_size: int) -> "DrawnExamples":

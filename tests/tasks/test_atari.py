@@ -1,6 +1,7 @@
 """The Atari tasks: their algorithm against computations by hand, and first steps of every game."""
 
 import importlib
+import math
 import re
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from gns_keras import NoiseScaleMonitor
 from gns_keras.cli import main
+from gns_keras.report.sweep_result import SweepResult
 from gns_keras.tasks import actor_critic, atari, get_task
 from gns_keras.tasks.atari_rollouts import Games, Rollouts
 from gns_keras.training.frozen import FrozenMeasurement
@@ -310,11 +312,33 @@ def test_there_are_no_data_without_a_model():
         get_task("atari_pong").load_data()
 
 
-def test_a_sweep_over_a_game_is_refused_in_a_sentence(tmp_path, capsys):
+def test_a_sweep_over_a_game_without_goals_asks_for_rewards(tmp_path, capsys):
     assert main(["sweep", "atari_pong", "--store", str(tmp_path / "runs.sqlite")]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "its policy plays the game" in line
-    assert "`gns-keras advise atari_pong`" in line
+    assert "atari_pong has no goals of its own" in line
+    assert "--goals 0.01" in line
+
+
+def test_a_sweep_over_a_game_counts_steps_to_a_reward(tmp_path):
+    store, result = tmp_path / "runs.sqlite", tmp_path / "sweep.json"
+    arguments = ["sweep", "atari_breakout", "--store", str(store), "--json", str(result)]
+    assert main([*arguments, "--batch-sizes", "2", "--max-examples", "8", "--quiet"]) == 0
+    found = SweepResult.from_json(result.read_text())
+    assert [goal.label for goal in found.goals] == ["reward > 0.009", "reward > 0.015"]
+    assert {(r.status, r.examples) for r in found.records} == {("ended", 8)}
+
+
+def test_rewards_add_up_to_the_scores(player):
+    source = rollouts(player, max_first_steps=0, num_threads=0)
+    assert math.isnan(source.reward)
+    batches = iter(source.batches(4, seed=0))
+    rewards = []
+    while len(source.scores) < 8:
+        next(batches)
+        rewards.append(source.reward * 4 * 5)
+    # By chance only the front rows are hit, a point a brick; the last games are not over.
+    assert sum(source.scores) <= sum(rewards) <= sum(source.scores) + 4 * 5
+    assert any(rewards)
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):

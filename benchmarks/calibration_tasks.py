@@ -1,7 +1,8 @@
 """The small tasks that the noise scale is calibrated on, with their sweeps' settings.
 
 Those marked "fit" below give the factors, those marked "test" do not, and those marked "new" came
-when predictor and factors were fixed. A run of those named "long" takes about a million examples.
+when predictor and factors were fixed. A run of those named "long" takes about a million examples,
+of those named "fresh" too, and sees none of them twice: every image is shifted in 49 ways.
 Images and texts are drawn with replacement: with epochs, training losses fall in steps at their
 boundaries and goals cluster there. Images come by row number through a lookup, so that a stream of
 them stays small.
@@ -10,6 +11,7 @@ them stays small.
 import dataclasses
 import functools
 import gzip
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,8 @@ class Task:
         max_examples: Of one run.
         half_life: Of the smoothing, in examples.
         branch_batch_size: Of branches; 0 for none.
+        shift: Images are shifted by up to this many pixels, before they are averaged down, and no
+            example is drawn twice in a pass over all shifts; 0: drawn with replacement.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Task:
     max_examples: int
     half_life: float = 1024.0
     branch_batch_size: int = 0
+    shift: int = 0
 
     @property
     def base_batch_size(self) -> int:
@@ -75,7 +80,8 @@ class Task:
         """Size of the training set; of a text, sequences end to end."""
         if self.data == "text":
             return len(text_codes()) // self.length
-        return 50_000 if self.data == "cifar10" else 60_000
+        images = 50_000 if self.data == "cifar10" else 60_000
+        return images * (2 * self.shift + 1) ** 2
 
     @property
     def length(self) -> int:
@@ -111,10 +117,15 @@ class Task:
             windows = codes[starts[:, None] + np.arange(length + 1)]
             return windows[:, :-1], windows[:, 1:]
         images, labels = image_arrays(self.data, self.side)
-        rows = rng.integers(len(images), size=self.max_examples).astype(np.int32)
+        if self.shift:
+            passes = math.ceil(self.max_examples / self.num_examples)
+            orders = [rng.permutation(self.num_examples) for _ in range(passes)]
+            rows = np.concatenate(orders)[: self.max_examples].astype(np.int32)
+        else:
+            rows = rng.integers(len(images), size=self.max_examples).astype(np.int32)
         if self.compares_pixels:
             return rows, np.zeros((len(rows), 1), np.float32)
-        return rows, labels[rows].astype(np.int32)
+        return rows, labels[rows % len(images)].astype(np.int32)
 
     @property
     def compares_pixels(self) -> bool:
@@ -123,7 +134,12 @@ class Task:
 
     def _image_model(self) -> keras.Model:
         rows = keras.Input((), dtype="int32")
-        pixels = Lookup(self.data, self.side)(rows)
+        layer = (
+            Shifted(self.data, self.side, self.shift)
+            if self.shift
+            else Lookup(self.data, self.side)
+        )
+        pixels = layer(rows)
         model = keras.Model(rows, self.body(pixels))
         loss = "mse" if self.compares_pixels else _cross_entropy()
         if "_vae_" in self.name:
@@ -153,6 +169,36 @@ class Lookup(keras.layers.Layer):
     def compute_output_shape(self, rows_shape: tuple) -> tuple:
         """Shape of the images."""
         return (*rows_shape, *self._table.shape[1:])
+
+    def get_config(self) -> dict:
+        """What it was made of."""
+        return {**super().get_config(), **self._settings}
+
+
+class Shifted(keras.layers.Layer):
+    """As `Lookup`; a row number says which image, and by how much it is shifted."""
+
+    def __init__(self, data: str, side: int, shift: int) -> None:
+        super().__init__(trainable=False)
+        self._settings = {"data": data, "side": side, "shift": shift}
+        self._table = padded_table(data, shift)
+        self._side, self._ways = side, 2 * shift + 1
+        self._size = self._table.shape[1] - 2 * shift
+
+    def call(self, rows: Any) -> Any:
+        """Returns the images."""
+        count, *_, channels = self._table.shape
+        which, pixels = rows // count, tf.range(self._size)
+        images = tf.gather(self._table, rows % count)
+        for axis, first in ((1, which // self._ways), (2, which % self._ways)):
+            images = tf.gather(images, first[:, None] + pixels, axis=axis, batch_dims=1)
+        by = self._size // self._side
+        cells = (-1, self._side, by, self._side, by, channels)
+        return tf.reduce_mean(tf.reshape(tf.cast(images, tf.float32) / 255, cells), axis=(2, 4))
+
+    def compute_output_shape(self, rows_shape: tuple) -> tuple:
+        """Shape of the images."""
+        return (*rows_shape, self._side, self._side, self._table.shape[-1])
 
     def get_config(self) -> dict:
         """What it was made of."""
@@ -209,6 +255,16 @@ def image_table(name: str, side: int) -> tf.Tensor:
     """The images as one tensor."""
     with tf.init_scope():
         return tf.constant(image_arrays(name, side)[0])
+
+
+@functools.cache
+def padded_table(name: str, shift: int) -> tf.Tensor:
+    """The images with a black margin, uint8, shape `(images, rows, columns, channels)`."""
+    images = load_arrays(name)[0]
+    images = images.reshape(*images.shape[:3], -1)
+    margin = (shift, shift)
+    with tf.init_scope():
+        return tf.constant(np.pad(images, ((0, 0), margin, margin, (0, 0))))
 
 
 @functools.cache
@@ -305,6 +361,7 @@ TINY = (2, 4, 16, 64, 256, 1024)  # For autoencoders, whose critical batch sizes
 MNIST = (0.4, 0.3, 0.2, 0.14)
 FASHION = (0.75, 0.6, 0.5, 0.45)
 CIFAR = (2.05, 1.95, 1.85, 1.75)
+SHIFTED = (0.7, 0.6, 0.55, 0.5)
 
 
 def _task(name: str, role: str, optimizer: str, rate: float, sizes: tuple, goals: tuple, **rest):
@@ -328,6 +385,12 @@ def _long(name: str, optimizer: str, rate: float, goals: tuple, **rest):
     rest = {"max_examples": 3_000_000, "half_life": 16_384.0, **rest}
     task = _task(name, "new", optimizer, rate, rest.pop("batch_sizes", LARGE), goals, **rest)
     return dataclasses.replace(task, name=f"{task.name}_long")
+
+
+def _fresh(name: str, optimizer: str, rate: float, goals: tuple, **rest):
+    rest = {"max_examples": 4_000_000, "half_life": 16_384.0, **rest}
+    task = _task(name, "new", optimizer, rate, rest.pop("batch_sizes", LARGE[:4]), goals, **rest)
+    return dataclasses.replace(task, name=f"{task.name}_fresh", shift=3)
 
 
 DATA = {"fashion": "fashion_mnist"}
@@ -424,5 +487,21 @@ TASKS = {
         _long("cifar10_mlp", "adam", 2.5e-4, (1.65, 1.55, 1.45, 1.4)),
         _long("cifar10_mlp", "sgd", 0.02, (1.65, 1.55, 1.45, 1.4)),
         _long("fashion_mlp", "sgd", 0.1, (0.4, 0.33, 0.3, 0.28), batch_sizes=LARGE[:4]),
+        # The same without repetition.
+        _fresh("fashion_mlp", "sgd", 0.1, SHIFTED),
+        _fresh("mnist_mlp", "sgd", 0.15, (0.3, 0.2, 0.15, 0.12)),
+        _fresh("fashion_mlp", "adamw", 1e-3, SHIFTED, batch_sizes=LARGE, max_examples=6_000_000),
+        _fresh(
+            "fashion_mlp",
+            "momentum",
+            0.01,
+            SHIFTED,
+            batch_sizes=LARGE,
+            max_examples=6_000_000,
+        ),
+        _fresh("fashion_ae", "adam", 7e-4, (0.016, 0.013, 0.012, 0.011)),
+        _fresh("cifar10_mlp", "sgd", 0.02, (1.85, 1.75, 1.65, 1.6)),
+        _fresh("cifar10_mlp", "adam", 2.5e-4, (1.85, 1.75, 1.7, 1.65), batch_sizes=LARGE),
+        _fresh("fashion_vae", "adam", 1.5e-3, (45.0, 42.0, 40.0, 38.5)),
     )
 }

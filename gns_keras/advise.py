@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gns_keras.core.calibrated import for_long_runs
+from gns_keras.core.calibrated import GROWTH, for_long_runs
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.recommend import predicted_critical_batch_size, recommend
@@ -26,9 +26,10 @@ from gns_keras.training.learning_rate_check import (
 from gns_keras.training.preserve import preserved
 from gns_keras.training.progress import Stage, progress_bars
 from gns_keras.training.step_timer import time_steps
-from gns_keras.training.trial_run import TrialPlan, plan_trial, run_trial
+from gns_keras.training.trial_run import TrialPlan, least_budget, plan_trial, run_trial
 
 TIMING_SECONDS = 20.0
+SHARE_OF_RUN = 0.05  # Of `run_examples`, what an answer may take.
 MAX_TIMED_SIZES = 5
 
 
@@ -39,6 +40,7 @@ def advise(
     batch_size: int | None = None,
     budget: int | None = None,
     target_loss: float | None = None,
+    run_examples: int | None = None,
     objective: str = "balanced",
     max_batch_size: int | None = None,
     learning_rate: str = "check",
@@ -61,12 +63,15 @@ def advise(
             `gns_keras.training.example_source.DrawnExamples`.
         batch_size: Present global batch size, in examples; a small one measures best. Default: a
             batched dataset's own; 32 for arrays.
-        budget: Examples to spend on training and measuring. Default: until the answer is resolved.
-            Step times come on top; they use one batch over and over.
+        budget: Examples to spend on training and measuring. Default: until the answer is resolved;
+            with `run_examples` at most 5 % of them, or as few as an answer takes. Step times come
+            on top; they use one batch over and over.
         target_loss: Training loss, as compiled, that you want to reach: the critical batch size is
             that of the whole run down to it, partly a forecast. Default: where the run is heading,
-            at most ten times as far as it was watched, or one pass over the data; the report says
+            at most fifty times as far as it was watched, or one pass over the data; the report says
             which loss that is. Beyond one pass the answer is an order of magnitude.
+        run_examples: How long you are going to train instead, in examples at the present batch
+            size, such as `epochs * len(x)`. Better known than how long a loss takes.
         objective: "balanced": the critical batch size, twice the smallest number of steps and of
             examples. "time": the shortest run on these devices. "cost": 20 % more examples than
             the smallest number.
@@ -92,11 +97,13 @@ def advise(
     """
     advise_checks.check_model(model)
     advise_checks.check_choices(objective, learning_rate, verify)
-    advise_checks.check_target_loss(target_loss)
+    advise_checks.check_target(target_loss, run_examples)
     source = source_of(data, batch_size)
     advise_checks.check_numbers(max_batch_size, budget, source)
     learning_rate, remarks = advise_checks.without_losses(source, learning_rate, target_loss)
     _build(model, source, seed)
+    if budget is None and run_examples is not None:
+        budget = max(int(SHARE_OF_RUN * run_examples), least_budget(model, source))
     plan_trial(model, source, budget)  # Refuses too little, before anything is done.
     with preserved(model), progress_bars(verbose) as stage, scaled_learning_rate(model) as scale:
         evidence = _present(model, source, remarks)
@@ -108,9 +115,11 @@ def advise(
         memory = max_batch_size
         if not _is_refused(evidence):
             left = None if budget is None else budget - evidence.examples_used
-            plan = replace(plan_trial(model, source, left), target_loss=target_loss)
+            plan = plan_trial(model, source, left)
+            least = 0.0 if run_examples is None else run_examples / GROWTH.largest_ratio
+            plan = replace(plan, target_loss=target_loss, least_examples=least)
             evidence = _train_and_measure(model, source, plan, evidence, seed, stage)
-            evidence = _with_forecast(evidence, target_loss)
+            evidence = _with_forecast(evidence, target_loss, run_examples)
             evidence, memory = _time_steps(model, source, evidence, max_batch_size, stage)
     return Advice.of(recommend(evidence, objective=objective, max_batch_size=memory))
 
@@ -180,12 +189,15 @@ def _train_and_measure(
     )
 
 
-def _with_forecast(evidence: Evidence, target_loss: float | None) -> Evidence:
-    """Adds the noise scale of the run down to the loss in question."""
+def _with_forecast(
+    evidence: Evidence, target_loss: float | None, run_examples: int | None
+) -> Evidence:
+    """Adds the noise scale of the run in question."""
     forecast = forecast_run(
         evidence.points,
         evidence.base_batch_size,
         target_loss=target_loss,
+        run_examples=run_examples,
         dataset_size=evidence.dataset_size,
     )
     calibration = evidence.calibration

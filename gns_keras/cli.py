@@ -163,6 +163,12 @@ def _add_advise_arguments(parser: argparse.ArgumentParser) -> None:
         help="training loss to reach, as compiled (default: where the run is heading)",
     )
     parser.add_argument(
+        "--run-examples",
+        type=positive,
+        metavar="N",
+        help="examples that you are going to train on, instead of a loss",
+    )
+    parser.add_argument(
         "--learning-rate",
         choices=("check", "search", "keep"),
         default="check",
@@ -208,6 +214,7 @@ def _run_advise(args: argparse.Namespace) -> None:
         batch_size=args.batch_size or batch_size,
         budget=args.budget,
         target_loss=args.target_loss,
+        run_examples=args.run_examples,
         objective=args.objective,
         max_batch_size=args.max_batch_size,
         learning_rate=args.learning_rate,

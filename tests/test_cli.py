@@ -178,6 +178,7 @@ def test_a_task_is_measured_at_its_own_batch_size(
         "batch_size": 32,
         "budget": None,
         "target_loss": None,
+        "run_examples": None,
         "objective": "balanced",
         "max_batch_size": None,
         "learning_rate": "check",
@@ -191,12 +192,13 @@ def test_every_option_reaches_advise(
 ) -> None:
     files = {"--json": tmp_path / "a.json", "--html": tmp_path / "a.html"}
     line = "advise digits --batch-size 16 --budget 10_000 --objective time --max-batch-size 512"
-    line += " --seed 7 --quiet --target-loss 0.1 --learning-rate search"
+    line += " --seed 7 --quiet --run-examples 2_000_000 --learning-rate search"
     assert cli.main([*line.split(), *(str(part) for pair in files.items() for part in pair)]) == 0
     assert calls[0][1] == {
         "batch_size": 16,
         "budget": 10_000,
-        "target_loss": 0.1,
+        "target_loss": None,
+        "run_examples": 2_000_000,
         "objective": "time",
         "max_batch_size": 512,
         "learning_rate": "search",

@@ -53,7 +53,7 @@ class Advice(JsonRecord):
         calibration: What turned both into `critical_batch_size`; None: the noise scale as it is.
     """
 
-    SCHEMA_VERSION = 3
+    SCHEMA_VERSION = 4
 
     noise_scale: NoiseScale
     critical_batch_size: float
@@ -158,7 +158,7 @@ def _prediction(advice: Advice) -> str:
     further = ""
     long = advice.forecast is not None and advice.forecast.is_long
     if advice.forecast is not None and advice.forecast.is_extrapolated and not long:
-        further = ", carried on by a power law in the training loss,"
+        further = ", carried on by the growth that sweeps of small tasks found,"
     return (
         f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
         "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "

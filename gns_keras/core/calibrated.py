@@ -12,6 +12,7 @@ docs/validation.md has the table, docs/decisions/0006-calibration.md the reasons
 import math
 
 from gns_keras.core.calibration import Calibration
+from gns_keras.core.growth import Growth
 from gns_keras.core.noise_scale import NoiseScale
 
 _SOURCE = "python benchmarks/calibration.py --folder calibration --table, 2026-11-24"
@@ -32,6 +33,16 @@ LONG_SGD = Calibration(
 )
 LONG_MOMENTUM = Calibration(
     factor=2.846, log_spread=1.052, degrees_of_freedom=7.2, num_tasks=6, source=_LONG
+)
+# From a trial run of 2 % of a run that sees every example once to all of it
+# (docs/decisions/0013-growth-with-the-run.md).
+GROWTH = Growth(
+    exponent=0.38,
+    spread=0.06,
+    degrees_of_freedom=4.0,
+    largest_ratio=53.0,
+    num_tasks=4,
+    source="python benchmarks/calibration_advise.py --part growth, 2026-11-27",
 )
 # RMSprop gave nothing to the factor, and one task of it was predicted within 1.6.
 MEASURED_OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop")

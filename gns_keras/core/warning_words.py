@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gns_keras.core.advice import Advice
+from gns_keras.core.calibrated import GROWTH
 from gns_keras.core.learning_rate_words import learning_rate_warning
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.numbers import format_number
@@ -13,7 +14,7 @@ from gns_keras.core.run_forecast import RunForecast
 
 WIDE = 2.0  # An interval that spans more than this factor gets a warning.
 ERROR_OF_WIDE = math.log(WIDE) / 2 / 1.96  # Relative error at which the interval spans `WIDE`.
-GROWTH = 1.5
+GROWING = 1.5
 FEW_STEPS = 20
 SLOWER = 1.1
 UNEVEN = 0.25
@@ -100,7 +101,7 @@ def _about_growth(advice: Advice) -> Iterator[str]:
     late = average_along_run(advice.points[half:], advice.base_batch_size)
     if (
         early.resolved
-        and late.value > GROWTH * early.value
+        and late.value > GROWING * early.value
         and late.interval[0] > early.interval[1]
     ):
         yield (
@@ -111,29 +112,30 @@ def _about_growth(advice: Advice) -> Iterator[str]:
 
 
 def _about_forecast(forecast: RunForecast) -> Iterator[str]:
+    length = f"{format_number(forecast.examples, 2)} examples"
     if not forecast.resolved:
+        known = not math.isnan(forecast.target_loss)
+        run = f"down to a training loss of {format_number(forecast.target_loss)}"
         yield (
-            f"The noise scale down to a training loss of {format_number(forecast.target_loss)} is "
-            f"unresolved. {forecast.reason}"
+            f"The noise scale of the run {run if known else f'of {length}'} is unresolved. "
+            f"{forecast.reason}"
         )
         return
     if forecast.is_long:
         yield (
-            f"A training loss of {format_number(forecast.target_loss)} is more than one pass over "
-            f"the data away, about {format_number(forecast.examples, 2)} examples. No law carries "
+            f"A run of about {length} is more than one pass over the data. No law carries "
             "the noise scale that far: in sweeps of such runs the critical batch size grew little "
             "after the second pass. The prediction is for there, from the beginning of the run, "
             "and its interval is wide; a sweep says more."
         )
     elif forecast.is_extrapolated:
-        low, high = forecast.at_target_interval
         yield (
-            "This is a forecast: power laws carry on from a training loss of "
-            f"{format_number(forecast.reached_loss)} to {format_number(forecast.target_loss)}, "
-            f"where the noise scale is to be {format_number(forecast.at_target)} "
-            f"({format_number(low)} to {format_number(high)}, if they hold). Ask again from a "
-            "checkpoint, or with a larger `budget`, to measure more of it"
-            + ("." if forecast.is_given else "; for a longer run, give its `target_loss`.")
+            f"This is a forecast for a run {format_number(forecast.growth, 2)} times as long as "
+            "the trial run: critical batch sizes of small tasks grew with the length of the run "
+            f"to the power {GROWTH.exponent:.2g}, which makes it "
+            f"{format_number(forecast.growth**GROWTH.exponent, 2)} times that of the trial. Ask "
+            "again from a checkpoint, or with a larger `budget`, to measure more of it"
+            + ("." if forecast.is_given else "; for another length, give `run_examples`.")
         )
 
 

@@ -74,7 +74,6 @@ def noise_chart(advice: Advice) -> str:
     xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
     ends = [min(xs), max(xs)]
     if by_loss:
-        ends = [min(xs) if forecast.is_long else min(*xs, forecast.target_loss), max(xs)]
         middle = forecast.law.at(np.array(ends))
         ys = [*ys, *middle.tolist()]
     chart = LogChart(
@@ -100,9 +99,3 @@ def _draw_law(chart: LogChart, advice: Advice, ends: list[float]) -> None:
     lower, upper = law.prediction_interval(losses)
     chart.band(list(zip(losses, lower, strict=True)), list(zip(losses, upper, strict=True)), "band")
     chart.line(list(zip(losses, law.at(losses), strict=True)), "curve")
-    if forecast.is_long:
-        return
-    target = forecast.target_loss
-    place = (target, float(law.at(target)))
-    chart.dot(place, 6, "advised", f"forecast at a training loss of {format_number(target)}")
-    chart.text(place, f"at {format_number(target)}", dx=9, dy=16)

@@ -143,18 +143,21 @@ def _run(advice: Advice) -> str:
     forecast = advice.forecast
     if forecast is None:
         return ""
+    known = not math.isnan(forecast.target_loss)
     loss = f"down to a training loss of {format_number(forecast.target_loss)}"
     if not forecast.resolved:
-        return f"{loss}: unresolved"
-    reached = format_number(forecast.reached_loss)
+        return f"{loss if known else _length(advice)}: unresolved"
     if not forecast.is_extrapolated:
         end = "as measured" if forecast.is_given else "where the trial run ended"
-        return f"{loss}, {end}"
+        return f"{loss if known else _length(advice)}, {end}"
     kind = "" if forecast.is_given else ", where this one is heading"
-    return (
-        f"{loss}{kind}: a forecast, the trial run ended at {reached}; about "
-        f"{format_number(forecast.examples, 2)} examples at batch size {advice.base_batch_size:,}"
-    )
+    ended = f", the trial run ended at {format_number(forecast.reached_loss)}" if known else ""
+    return f"{_length(advice)}{f', {loss}' if known else ''}{kind}: a forecast{ended}"
+
+
+def _length(advice: Advice) -> str:
+    examples = format_number(advice.forecast.examples, 2)
+    return f"of about {examples} examples at batch size {advice.base_batch_size:,}"
 
 
 def _schedule(advice: Advice) -> str:

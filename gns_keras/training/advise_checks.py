@@ -53,12 +53,22 @@ def check_choices(objective: str, learning_rate: str, verify: str) -> None:
         )
 
 
-def check_target_loss(target_loss: float | None) -> None:
-    """Refuses what is no training loss above 0.
+def check_target(target_loss: float | None, run_examples: int | None) -> None:
+    """Refuses what is no training loss above 0, no number of examples, or both.
 
     Raises:
         ValueError: With the reason.
     """
+    if target_loss is not None and run_examples is not None:
+        raise ValueError(
+            "Expected either `target_loss` or `run_examples`: each says where the run ends. "
+            f"Received: {target_loss} and {run_examples}."
+        )
+    if run_examples is not None and run_examples < 1:
+        raise ValueError(
+            "Expected `run_examples` to be a number of examples, such as epochs * len(x). "
+            f"Received: {run_examples}."
+        )
     if target_loss is not None and not 0 < target_loss < math.inf:
         raise ValueError(
             "Expected `target_loss` to be a training loss above 0: the forecast is a power law in "

@@ -46,6 +46,7 @@ class TrialPlan:
         measure_batch_size: Global batch size of the measurement; a snapshot takes four of them.
         at_mean: Whether as much is measured at the mean weights.
         target_loss: Training loss that is asked about; the run goes on towards it.
+        least_examples: Examples to train on at least, as far as the budget goes.
     """
 
     batch_size: int
@@ -54,6 +55,7 @@ class TrialPlan:
     measure_batch_size: int
     at_mean: bool = True
     target_loss: float | None = None
+    least_examples: float = 0.0
 
     @property
     def snapshot_examples(self) -> int:
@@ -103,15 +105,23 @@ def plan_trial(model: keras.Model, source: Source, budget: int | None) -> TrialP
     return replace(plan, max_snapshots=int(count))
 
 
+def least_budget(model: keras.Model, source: Source) -> int:
+    """The fewest examples that `plan_trial` takes as a budget."""
+    return _least(plan_trial(model, source, None))
+
+
+def _least(plan: TrialPlan) -> int:
+    return FEWEST_SNAPSHOTS * (plan.batch_size + plan.snapshot_examples)
+
+
 def _within(plan: TrialPlan, budget: int) -> TrialPlan:
     """Returns the plan with fewer snapshots, and if need be fewer steps between them."""
     per_snapshot = budget // FEWEST_SNAPSHOTS
     every = min(plan.every, (per_snapshot - plan.snapshot_examples) // plan.batch_size)
     if every < 1:
-        needed = FEWEST_SNAPSHOTS * (plan.batch_size + plan.snapshot_examples)
         raise ValueError(
-            f"Expected a `budget` of at least {needed} examples at batch size {plan.batch_size}. "
-            f"Received: {budget}. A smaller `batch_size` needs less."
+            f"Expected a `budget` of at least {_least(plan)} examples at batch size "
+            f"{plan.batch_size}. Received: {budget}. A smaller `batch_size` needs less."
         )
     snapshots = budget // (every * plan.batch_size + plan.snapshot_examples)
     return replace(plan, every=every, max_snapshots=min(plan.max_snapshots, snapshots))
@@ -278,4 +288,5 @@ class _Snapshots(keras.callbacks.Callback):
         known = self.result.noise_scale.spread <= WANTED_SPREAD
         known = known and (mean is None or mean.resolved)
         recent = float(np.mean(self.result.losses[-CHECK_EVERY:])) if self.result.losses else 0.0
-        return known and (target is None or recent <= target)
+        far = self._seen >= self._plan.least_examples
+        return known and far and (target is None or recent <= target)

@@ -248,7 +248,7 @@ def test_json_round_trip(made_from: Evidence) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not strict JSON")
 
-    assert json.loads(text, parse_constant=refuse)["schema_version"] == 3
+    assert json.loads(text, parse_constant=refuse)["schema_version"] == 4
     back = Advice.from_json(text)
     assert repr(back) == repr(advice)  # repr: NaN equals NaN
     assert back.to_json() == text
@@ -257,9 +257,9 @@ def test_json_round_trip(made_from: Evidence) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(schema_version=1), "schema_version 3"),
-        (lambda data: data.pop("schema_version"), "schema_version 3"),
-        (lambda data: data.update(schema_version=True), "schema_version 3"),
+        (lambda data: data.update(schema_version=1), "schema_version 4"),
+        (lambda data: data.pop("schema_version"), "schema_version 4"),
+        (lambda data: data.update(schema_version=True), "schema_version 4"),
         (lambda data: data.pop("table"), r"Missing: \['table'\]"),
         (lambda data: data.update(surprise=1), r"Unknown: \['surprise'\]"),
         (lambda data: data.update(batch_size="128"), r"Advice\.batch_size to be int"),

@@ -58,7 +58,7 @@ def forecast(exponent: float, gain: float, value: float = 130.0) -> RunForecast:
     scales = [100 * loss**-exponent * w for loss, w in zip(losses, wiggle, strict=True)]
     return RunForecast(
         target_loss=0.1, is_given=True, reached_loss=0.2, examples=1e5, value=value,
-        interval=(100.0, 160.0), at_target=400.0, at_target_interval=(300.0, 500.0),
+        interval=(100.0, 160.0),
         adaptive_gain=gain, law=fit_power_law(losses, scales),
     )  # fmt: skip
 

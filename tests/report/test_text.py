@@ -81,6 +81,10 @@ def run(snapshots: int = 50) -> tuple[NoisePoint, ...]:
     return tuple(points)
 
 
+def blind() -> tuple[NoisePoint, ...]:
+    return tuple(dataclasses.replace(point, loss=math.nan) for point in run())
+
+
 WRONG_RATE = {"learning_rate_check": checked(0.5, 0.7, 0.9), "base_learning_rate": 0.025}
 KINDS = {
     "resolved": make_advice(),
@@ -88,6 +92,8 @@ KINDS = {
     "long": make_advice(
         points=run(), forecast=forecast_run(run(), 32, target_loss=0.1, dataset_size=60_000)
     ),
+    "length": make_advice(points=blind(), forecast=forecast_run(blind(), 32, run_examples=90_000)),
+    "too far": make_advice(points=blind(), forecast=forecast_run(blind(), 32, run_examples=10**10)),
     "no forecast": make_advice(points=run(), forecast=forecast_run(run()[:2], 32, target_loss=0.1)),
     "wrong rate": make_advice(NOTHING, points=(), **WRONG_RATE),
     "good rate": make_advice(learning_rate_check=checked(0.7, 0.5, 0.7)),
@@ -215,18 +221,23 @@ def test_the_charts_are_there_where_there_is_something_to_show(tmp_path: Path) -
     assert "advised" in fronts
     assert fronts.count("<circle") == len(KINDS["forecast"].table)
     assert noise.count('class="snapshot"') == 50
-    assert "at 0.1" in noise
+    assert "training loss, falling" in noise
     assert charts("wrong rate") == []
     assert len(charts("resolved")) == 1  # A single snapshot is no chart.
 
 
 def test_the_run_and_the_forecast_are_named() -> None:
     words = " ".join(str(KINDS["forecast"]).split())
-    assert "down to a training loss of 0.1: a forecast" in words
-    assert "This is a forecast: power laws carry on" in words
+    assert "of about 89,000 examples at batch size 32, down to a training loss of 0.1: a" in words
+    assert "This is a forecast for a run 5.6 times as long as the trial run" in words
+    by_length = " ".join(str(KINDS["length"]).split())
+    assert "For a run of about 90,000 examples at batch size 32: a forecast" in by_length
+    assert "nan" not in by_length
+    too_far = " ".join(str(KINDS["too far"]).split())
+    assert "The noise scale of the run of 1e+10 examples is unresolved. The run is" in too_far
     long = " ".join(str(KINDS["long"]).split())
-    assert "more than one pass over the data away" in long
-    assert "power law" not in long
+    assert "A run of about 89,000 examples is more than one pass over the data." in long
+    assert "This is a forecast" not in long
     unresolved = " ".join(str(KINDS["no forecast"]).split())
     assert "down to a training loss of 0.1: unresolved" in unresolved
     assert "within a factor of 2 of the best" in " ".join(str(KINDS["good rate"]).split())

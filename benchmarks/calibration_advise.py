@@ -8,7 +8,9 @@ rate there. The budget is a share of the examples of the run to the goal where t
 when it has seen enough, and what is beyond is forecast.
 Then, with trial runs of 5 % of the run to the last goal of the long tasks, what takes their own
 noise scales to the critical batch sizes of runs of two passes and more. Then the check of the
-learning rate alone, at an eighth and at eight times of it.
+learning rate alone, at an eighth and at eight times of it. Then the growth of the critical batch
+size with the length of runs that see every example once (tasks named "fresh"), from 5 % of them:
+`advise(..., run_examples=...)`, and the exponent of the law.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
 from gns_keras.core.advice import Advice
-from gns_keras.core.calibrated import between_weights
+from gns_keras.core.calibrated import MOMENTUM, SGD, between_weights
 from gns_keras.core.calibration import (
     MIN_TASKS,
     Calibration,
@@ -121,14 +123,7 @@ def predict(args: argparse.Namespace) -> None:
             measured, (low, high) = fit.critical_batch_size, found["interval"]
             if found["value"] > 0 and measured > 0:
                 inside.append(low <= measured <= high)
-                points.append(
-                    CalibrationPoint(
-                        task=task.name,
-                        optimizers=task.family,
-                        noise_scale=found["value"],
-                        critical_batch_size=measured,
-                    )
-                )
+                points.append(point_of(task, found["value"], measured))
             print(
                 f"| {task.name} | {goal:g} | {measured:.0f} ({fit.interval[0]:.0f} to "
                 f"{fit.interval[1]:.0f}) | {found['value']:.0f} ({low:.0f} to {high:.0f}) | "
@@ -138,12 +133,9 @@ def predict(args: argparse.Namespace) -> None:
                 flush=True,
             )
     if points:
-        one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
-        score = score_calibration(points, {point.optimizers: one for point in points})
         print(
-            f"{asked_for} asked, {score.num_points} resolved: {score.share_within:.0%} within a "
-            f"factor of 2, worst {score.worst_ratio:.1f}, R² {score.r_squared:.2f} over "
-            f"{score.decades:.1f} decades; {sum(inside)} of {len(inside)} inside of the interval"
+            f"{asked_for} asked, {score_of(points)}"
+            f"{sum(inside)} of {len(inside)} inside of the interval"
         )
 
 
@@ -200,15 +192,7 @@ def long_runs(args: argparse.Namespace) -> None:
         )
         if values:
             middle = math.exp(sum(math.log(value) for value in values) / len(values))
-            points += [
-                CalibrationPoint(
-                    task=name,
-                    optimizers=task.family,
-                    noise_scale=middle,
-                    critical_batch_size=fits[goal].critical_batch_size,
-                )
-                for goal in known
-            ]
+            points += [point_of(task, middle, fits[goal].critical_batch_size) for goal in known]
     if len({point.task for point in points}) > MIN_TASKS:
         print(fit_calibration(points))
         print("one task left out:", leave_one_task_out(points))
@@ -259,7 +243,88 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
     }
 
 
-PARTS = {"predict": predict, "long": long_runs, "check": check}
+def growth(args: argparse.Namespace) -> None:
+    """From a twentieth of a run to its critical batch size, with the length of the run given."""
+    store, points, said, inside = Store(args.folder / "advise_growth.json"), [], [], []
+    for name in args.tasks:
+        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
+        if not (name.endswith("_fresh") and sweep.exists()):
+            continue
+        result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
+        for goal in (task.goals[1], task.goals[-1]):
+            run, fit = examples_to(result, task, goal), truth(result, goal)
+            for seed in range(args.seeds):
+                call = functools.partial(of_length, task, rate, seed, int(run))
+                found = store.get(f"{name}/{goal}/{seed}", call)
+                measured, (low, high) = fit.critical_batch_size, found["interval"]
+                ratio = run / found["trained"]
+                grown = measured / (calibration_of(task).factor * found["both"])
+                exponent = math.log(grown) / math.log(ratio)
+                inside.append(low <= measured <= high)
+                said.append(point_of(task, found["value"], measured))
+                # Of exp(s), so that the mean and the spread of s are those of its logarithm.
+                points.append(point_of(task, 1.0, math.exp(exponent), "all"))
+                print(
+                    f"| {name} | {goal:g} | {run / 1000:.0f} | {found['examples'] / run:.1%} | "
+                    f"{ratio:.0f} | {measured:.0f} ({fit.interval[0]:.0f} to "
+                    f"{fit.interval[1]:.0f}) | {found['value']:.0f} ({low:.0f} to {high:.0f}) | "
+                    f"{found['value'] / measured:.2f} | {exponent:.2f} |",
+                    flush=True,
+                )
+    if len({point.task for point in points}) > MIN_TASKS:
+        law = fit_calibration(points)["all"]
+        print(
+            f"exponent {math.log(law.factor):.3f}, spread {law.log_spread:.3f}, degrees of freedom "
+            f"{law.degrees_of_freedom:.1f}, {law.num_tasks} tasks"
+        )
+        print(score_of(said), f"{sum(inside)} of {len(inside)} inside of the interval")
+        print("left out in turn:", leave_one_task_out(points))
+
+
+def of_length(task: Task, rate: float, seed: int, run: int) -> dict:
+    """What `advise` says of a run of given length."""
+    keras.utils.set_random_seed(seed)
+    model = task.build_model()
+    model.optimizer.learning_rate = rate
+    advice = advise(
+        model, task.examples(), batch_size=task.base_batch_size, run_examples=run,
+        learning_rate="keep", seed=seed, verbose=0,
+    )  # fmt: skip
+    return {
+        "value": advice.critical_batch_size,
+        "interval": advice.interval,
+        "both": between_weights(advice.noise_scale, advice.mean_noise_scale)[0],
+        "trained": advice.points[-1].examples_seen,
+        "examples": advice.examples_used,
+    }
+
+
+def point_of(task: Task, predicted: float, measured: float, family: str = "") -> CalibrationPoint:
+    """One goal of one task."""
+    return CalibrationPoint(
+        task=task.name,
+        optimizers=family or task.family,
+        noise_scale=predicted,
+        critical_batch_size=measured,
+    )
+
+
+def score_of(points: list[CalibrationPoint]) -> str:
+    """How good predictions are as they stand."""
+    one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
+    score = score_calibration(points, {point.optimizers: one for point in points})
+    return (
+        f"{score.num_points} resolved: {score.share_within:.0%} within a factor of 2, worst "
+        f"{score.worst_ratio:.1f}, R² {score.r_squared:.2f} over {score.decades:.1f} decades; "
+    )
+
+
+def calibration_of(task: Task) -> Calibration:
+    """Of the class of the task's optimizer."""
+    return SGD if task.family == "sgd" else MOMENTUM
+
+
+PARTS = {"predict": predict, "long": long_runs, "check": check, "growth": growth}
 
 if __name__ == "__main__":
     main()

@@ -207,6 +207,18 @@ def test_the_budget_is_kept() -> None:
     assert advise(model, (x, y), verbose=0, budget=7000).examples_used <= 7000
 
 
+def test_a_given_length_takes_a_twentieth_of_itself_and_is_what_is_forecast() -> None:
+    model, x, y = digits_dense()
+    advice = advise(model, (x, y), run_examples=400_000, learning_rate="keep", verbose=0)
+    assert 0.8 * 20_000 < advice.examples_used <= 20_000
+    assert advice.forecast.examples == 400_000
+    assert advice.forecast.is_long  # 512 examples.
+    # 5 % of this is too little for anything: as little as an answer takes.
+    short = advise(model, (x, y), run_examples=20_000, learning_rate="keep", verbose=0)
+    assert short.examples_used <= 5440
+    assert short.forecast.examples == 20_000
+
+
 def test_too_little_budget_or_data_is_refused() -> None:
     model, x, y = digits_dense()
     # 10 snapshots of 256 examples, twice, each after at least one step of 32.
@@ -327,6 +339,8 @@ def test_timed_batch_sizes() -> None:
     ("arguments", "error", "message"),
     [
         ({"target_loss": 0.0}, ValueError, "`target_loss` to be a training loss above 0"),
+        ({"run_examples": 0}, ValueError, r"epochs \* len\(x\). Received: 0"),
+        ({"run_examples": 9, "target_loss": 0.1}, ValueError, "either `target_loss` or `run_exam"),
         ({"learning_rate": 0.1}, ValueError, "'check', 'search', 'keep'"),
         ({"verify": True}, NotImplementedError, "verify='auto'"),
         ({"objective": "speed"}, ValueError, "`objective`"),

@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 from calibration_predictors import truth
+from calibration_table import Swept, measured_of_page
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
@@ -89,6 +90,9 @@ def main() -> None:
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[SHARE], help="budgets of the long tasks"
     )
+    parser.add_argument(
+        "--page", type=Path, help="docs/validation.md, for tasks whose sweeps are not in the folder"
+    )
     parser.add_argument("--part", choices=list(PARTS), help="only this")
     args = parser.parse_args()
     for name, part in PARTS.items():
@@ -114,8 +118,8 @@ class Store:
 def predict(args: argparse.Namespace) -> None:
     """Predicted against measured."""
     store, points, inside, asked_for = Store(args.folder / "advise.json"), [], [], 0
-    for task, result, goal, budget, run in questions(args):
-        fit, rate = truth(result, goal), best_rate(task, args.folder)
+    for task, fit, goal, budget, run in questions(args):
+        rate = best_rate(task, args.folder)
         for seed in range(args.seeds):
             call = functools.partial(asked, task, rate, goal, seed, budget)
             found = store.get(f"{task.name}/{goal}/{budget}/{seed}", call)
@@ -139,19 +143,23 @@ def predict(args: argparse.Namespace) -> None:
         )
 
 
-def questions(args: argparse.Namespace) -> Iterator[tuple[Task, SweepRecord, float, int, float]]:
-    """Tasks with their sweeps, goals, budgets, and the examples of the run to the goal."""
+def questions(args: argparse.Namespace) -> Iterator[tuple[Task, Swept, float, int, float]]:
+    """Tasks with what was swept, goals, budgets, and the examples of the run to the goal."""
+    page = {} if args.page is None else measured_of_page(args.page.read_text("utf-8"))
     for name in args.tasks:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
-        if not sweep.exists():
-            continue
-        result = SweepResult.from_json(sweep.read_text())
+        if sweep.exists():
+            result = SweepResult.from_json(sweep.read_text())
+            fits = {goal: truth(result, goal) for goal in task.goals}
+            runs = {goal: examples_to(result, task, goal) for goal in task.goals}
+        else:
+            fits = {goal: fit for (of, goal), fit in page.items() if of == name}
+            runs = dict.fromkeys(fits, math.nan)
         for goal in (task.goals[1], task.goals[-1]):
-            if math.isfinite(truth(result, goal).critical_batch_size):
-                run = examples_to(result, task, goal)
+            if goal in fits and math.isfinite(fits[goal].critical_batch_size):
                 shares = args.shares if name.endswith("_long") else ()
-                for budget in [int(share * run) for share in shares] or [task.num_examples]:
-                    yield task, result, goal, budget, run
+                for budget in [int(share * runs[goal]) for share in shares] or [task.num_examples]:
+                    yield task, fits[goal], goal, budget, runs[goal]
 
 
 def examples_to(result: SweepRecord, task: Task, goal: float) -> float:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from calibration_predictors import PREDICTORS, Predicted, predict, read_runs, truth
 from calibration_tasks import TASKS, Task
@@ -203,6 +203,30 @@ def points_of_page(page: str, role: str) -> list[CalibrationPoint]:
                 critical_batch_size=critical,
             )
         )
+    return found
+
+
+class Swept(NamedTuple):
+    """A measured critical batch size, with its interval."""
+
+    critical_batch_size: float
+    interval: tuple[float, float]
+
+
+def measured_of_page(page: str) -> dict[tuple[str, float], Swept]:
+    """Task and goal to what was swept, from the table of docs/validation.md.
+
+    Args:
+        page: Its text.
+    """
+    found = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        named = re.fullmatch(r"(\w+) \((?:fit|test)\)", cells[1]) if len(cells) > 10 else None
+        value = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", cells[3]) if named else None
+        if value and value[1] != "unresolved":
+            critical, low, high = (float(part) for part in value.groups())
+            found[named[1], float(cells[2])] = Swept(critical, (low, high))
     return found
 
 

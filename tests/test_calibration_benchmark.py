@@ -1,5 +1,6 @@
 """The calibration benchmark: what it measures and predicts is right where the answer is known."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from gns_keras.core.goals import Goal
 from gns_keras.core.run_record import RunRecord
@@ -171,6 +173,32 @@ def test_the_lookup_gives_the_images(training: calibration_run.MeasuredTraining)
     np.testing.assert_array_equal(found, images[[3, 0, 299]])
 
 
+def test_shifted_images_are_moved_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
+    monkeypatch.setattr(calibration_tasks, "load_arrays", lambda name: (images, None))
+    calibration_tasks.padded_table.cache_clear()
+    layer = calibration_tasks.Shifted("random", 2, 1)
+    still, moved = 4 * 3 + 1, 5 * 3 + 1  # The second image in its place, and a pixel to the left.
+    found = layer(tf.constant([still, moved]))
+    wider = np.pad(images[1] / 255.0, ((0, 0), (0, 1), (0, 0)))
+    for place, pixels in zip(found, (wider[:, :4], wider[:, 1:]), strict=True):
+        by_hand = pixels.reshape(2, 2, 2, 2, 1).mean(axis=(1, 3))
+        np.testing.assert_allclose(place, by_hand, rtol=1e-6)
+    calibration_tasks.padded_table.cache_clear()
+
+
+def test_fresh_examples_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((60_000, 2, 2, 1)), np.arange(60_000) % 10
+    monkeypatch.setattr(calibration_tasks, "image_arrays", lambda name, side: images)
+    task = calibration_tasks.TASKS["fashion_mlp_sgd_fresh"]
+    short = dataclasses.replace(task, max_examples=2000)
+    assert short.num_examples == 49 * 60_000
+    rows, labels = short.examples()
+    assert len(np.unique(rows)) == 2000
+    assert rows.max() < short.num_examples
+    np.testing.assert_array_equal(labels, rows % 60_000 % 10)
+
+
 def test_the_table_of_the_page_is_read_back() -> None:
     page = (
         "| Task | Goal | Measured | running | frozen | adam | hessian | longer | both | sign |\n"
@@ -185,6 +213,11 @@ def test_the_table_of_the_page_is_read_back() -> None:
     assert (fit.noise_scale, fit.critical_batch_size) == (250.0, 100.0)
     (test,) = table.points_of_page(page, "test")
     assert (test.optimizers, test.noise_scale) == ("momentum", 200.0)
+
+    assert table.measured_of_page(page) == {
+        ("mnist_mlp_sgd", 0.4): (100.0, (80.0, 120.0)),
+        ("fashion_mlp_adamw", 0.5): (400.0, (3.0, 5.0)),
+    }
 
 
 def test_the_real_page_holds_63_resolved_goals() -> None:

@@ -24,13 +24,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 from calibration_predictors import truth
 from calibration_table import Swept, measured_of_page
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
 from gns_keras.core.advice import Advice
-from gns_keras.core.calibrated import MOMENTUM, SGD, between_weights
+from gns_keras.core.calibrated import GROWTH, MOMENTUM, SGD, between_weights
 from gns_keras.core.calibration import (
     MIN_TASKS,
     Calibration,
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, help="docs/validation.md, for tasks whose sweeps are not in the folder"
     )
+    parser.add_argument("--plot", type=Path, help="figure of the growth")
     parser.add_argument("--part", choices=list(PARTS), help="only this")
     args = parser.parse_args()
     for name, part in PARTS.items():
@@ -279,6 +281,8 @@ def growth(args: argparse.Namespace) -> None:
                     f"{found['value'] / measured:.2f} | {exponent:.2f} |",
                     flush=True,
                 )
+    if args.plot is not None:
+        draw_growth(args.folder, args.plot)
     if len({point.task for point in points}) > MIN_TASKS:
         law = fit_calibration(points)["all"]
         print(
@@ -287,6 +291,47 @@ def growth(args: argparse.Namespace) -> None:
         )
         print(score_of(said), f"{sum(inside)} of {len(inside)} inside of the interval")
         print("left out in turn:", leave_one_task_out(points))
+
+
+def draw_growth(folder: Path, path: Path) -> None:
+    """Critical batch sizes against the length of the runs, with and without repetition."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    titles = {"fresh": "every example once", "long": "3 to 20 passes"}
+    found = {(n.rpartition("_")[0], n.rpartition("_")[2]) for n in TASKS if swept_of(n, folder)}
+    lines = {}
+    for number, name in enumerate(sorted({name for name, kind in found if kind in titles})):
+        for axis, kind in zip(axes, titles, strict=True):
+            if (name, kind) not in found:
+                continue
+            task = TASKS[f"{name}_{kind}"]
+            result = swept_of(task.name, folder)
+            fits = {goal: truth(result, goal) for goal in task.goals}
+            known = [goal for goal, fit in fits.items() if fit.critical_batch_size > 0]
+            lengths = [examples_to(result, task, goal) for goal in known]
+            values = np.array([fits[goal].critical_batch_size for goal in known])
+            low, high = np.transpose([fits[goal].interval for goal in known])
+            lines[name.replace("_", " ")] = axis.errorbar(
+                lengths, values, [values - low, high - values], fmt="o-", capsize=2,
+                markersize=4, linewidth=1, color=f"C{number}",
+            )  # fmt: skip
+    lengths = np.array([5e4, 1e6])
+    for axis, title in zip(axes, titles.values(), strict=True):
+        law = 100 * (lengths / lengths[0]) ** GROWTH.exponent
+        (lines[f"to the power {GROWTH.exponent:.2f}"],) = axis.plot(lengths, law, "k--")
+        axis.set(xscale="log", yscale="log", ylim=(8, 6000), title=title)
+        axis.set_xlabel("examples of the run at batch size 16")
+    axes[0].set_ylabel("critical batch size, examples")
+    figure.legend(list(lines.values()), list(lines), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def swept_of(name: str, folder: Path) -> SweepResult | None:
+    """The sweep of a task, if it is there."""
+    path = folder / f"{name}_sweep.json"
+    return SweepResult.from_json(path.read_text()) if path.exists() else None
 
 
 def of_length(task: Task, rate: float, seed: int, run: int) -> dict:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import table_1
 
-from gns_keras import Reproduction, SweepResult
+from gns_keras import SweepResult
 from gns_keras.tasks.paper import TABLE_1
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -133,19 +133,17 @@ def numbers(cell: str) -> tuple[float, float, float] | None:
 
 def of_folder(folder: Path) -> list[Point]:
     """Every goal that a sweep of table_1.py resolved, with the noise scale of the run up to it."""
-    runs = {stage.task: stage for stage in table_1.RUNS}
-    found = []
+    runs, found = table_1.results(folder), []
     for stage in table_1.SWEEPS:
         path = table_1.path_of(stage, folder)
         if not path.exists():
             continue
         sweep = SweepResult.from_json(path.read_text("utf-8"))
-        run_path = table_1.path_of(runs[stage.task], folder)
-        run = Reproduction.from_json(run_path.read_text("utf-8"))
+        run = max(runs[stage.task], key=lambda result: result.examples)
         for goal in stage.goals:
-            fit = sweep.tradeoff(goal)
+            fit = table_1.truth(sweep, goal)
             noise = run.between(0, table_1.examples_to(goal, run))
-            if fit.resolved and noise.resolved:
+            if fit.resolved and noise.resolved and not table_1.is_late(fit, stage):
                 found.append(
                     Point(
                         kind="measured here", label=f"{stage.task} {goal}",

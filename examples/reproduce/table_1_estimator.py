@@ -6,8 +6,8 @@ The paper keeps moving averages of S and |G|^2 over the training steps and takes
 Where |G|^2 falls by orders of magnitude early on, the ratio stays that of the first steps for as
 long as the averages remember them. Here every training step is split into two groups, and S and
 |G|^2 of each step are kept, so that any average can be taken afterwards. Varied is what the paper
-leaves open: the data here and how much detail they have, the learning rate, and how many examples
-are normalized together. Finished variants are kept in the store.
+leaves open: the data here, how much detail they have and the range of their pixels, the learning
+rate, and how many examples are normalized together. Finished variants are kept in the store.
 """
 
 import argparse
@@ -39,6 +39,7 @@ class Variant:
     groups: int = GROUPS
     examples: int = EXAMPLES
     smoothed: int = 1  # Side of the squares of pixels that are replaced by their mean.
+    positive: bool = False  # Pixels go from 0 to 1 instead of -1 to 1.
 
 
 VARIANTS = {
@@ -54,6 +55,11 @@ VARIANTS = {
     "CIFAR-10 of 4 x 4 squares, Adam 0.001": Variant("autoencoder_cifar10", 0.001, smoothed=8),
     "CIFAR-10 of 4 x 4 squares, groups of 64": Variant(
         "autoencoder_cifar10", 0.001, 128, 2, 6_000, smoothed=8
+    ),
+    "CIFAR-10 from 0 to 1, Adam 0.001": Variant("autoencoder_cifar10", 0.001, positive=True),
+    "CIFAR-10 from 0 to 1, Adam 0.002": Variant("autoencoder_cifar10", 0.002, positive=True),
+    "CIFAR-10 from 0 to 1, groups of 64": Variant(
+        "autoencoder_cifar10", 0.001, 128, 2, 6_000, positive=True
     ),
     "Fashion-MNIST, groups of 4": Variant("autoencoder_fashion_mnist", 0.001, groups=8),
     "Fashion-MNIST, groups of 64": Variant("autoencoder_fashion_mnist", 0.001, 128, 2, 6_000),
@@ -84,6 +90,8 @@ def train(variant: Variant, seed: int = 0) -> dict[str, list[float]]:
         return norms, sq_norm(mean), tf.add_n(losses) / groups
 
     x, y = (smoothed(images, variant.smoothed) for images in (x, y))
+    if variant.positive:  # The model maps bytes from 0 to 255 to -1 to 1.
+        x, y = (128 + images // 2 for images in (x, y))
     order = np.random.default_rng(seed).permutation(len(x))[: variant.examples]
     order = order[: len(order) // variant.batch_size * variant.batch_size]
     rows: dict[str, list] = {"groups": [], "mean": [], "loss": []}

@@ -255,7 +255,10 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
 
 def growth(args: argparse.Namespace) -> None:
     """From a twentieth of a run to its critical batch size, with the length of the run given."""
-    store, points, said, inside = Store(args.folder / "advise_growth.json"), [], [], []
+    store, asked_for = Store(args.folder / "advise_growth.json"), 0
+    points: list[CalibrationPoint] = []
+    said: list[CalibrationPoint] = []
+    inside: list[bool] = []
     for name in args.tasks:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not (name.endswith("_fresh") and sweep.exists()):
@@ -268,12 +271,15 @@ def growth(args: argparse.Namespace) -> None:
                 found = store.get(f"{name}/{goal}/{seed}", call)
                 measured, (low, high) = fit.critical_batch_size, found["interval"]
                 ratio = run / found["trained"]
-                grown = measured / (calibration_of(task).factor * found["both"])
-                exponent = math.log(grown) / math.log(ratio)
-                inside.append(low <= measured <= high)
-                said.append(point_of(task, found["value"], measured))
-                # Of exp(s), so that the mean and the spread of s are those of its logarithm.
-                points.append(point_of(task, 1.0, math.exp(exponent), "all"))
+                asked_for += 1
+                exponent = math.nan
+                if found["value"] > 0:
+                    grown = measured / (calibration_of(task).factor * found["both"])
+                    exponent = math.log(grown) / math.log(ratio)
+                    inside.append(low <= measured <= high)
+                    said.append(point_of(task, found["value"], measured))
+                    # Of exp(s), so that the mean and the spread of s are those of its logarithm.
+                    points.append(point_of(task, 1.0, math.exp(exponent), "all"))
                 print(
                     f"| {name} | {goal:g} | {run / 1000:.0f} | {found['examples'] / run:.1%} | "
                     f"{ratio:.0f} | {measured:.0f} ({fit.interval[0]:.0f} to "
@@ -289,8 +295,10 @@ def growth(args: argparse.Namespace) -> None:
             f"exponent {math.log(law.factor):.3f}, spread {law.log_spread:.3f}, degrees of freedom "
             f"{law.degrees_of_freedom:.1f}, {law.num_tasks} tasks"
         )
-        print(score_of(said), f"{sum(inside)} of {len(inside)} inside of the interval")
-        print("left out in turn:", leave_one_task_out(points))
+        print(
+            f"{asked_for} asked, {score_of(said)}{sum(inside)} of {len(inside)} inside of the "
+            "interval"
+        )
 
 
 def draw_growth(folder: Path, path: Path) -> None:

@@ -131,10 +131,8 @@ SWEEPS = (
     Sweep(task="cnn_cifar10", batch_sizes=(4, 16, 64, 256), goals=(2.1, 1.9), max_examples=30_000),
 )  # fmt: skip
 GAMES = (
-    Sweep(task="self_play_1v1", batch_sizes=(32, 128, 512, 2048), goals=(0.01, 0.03),
-          max_examples=200_000),
-    Sweep(task="atari_breakout", batch_sizes=(8, 32, 128), goals=(0.009,),
-          max_examples=100_000, half_life=4096),
+    Sweep(task="self_play_1v1", batch_sizes=(64, 256, 1024), goals=(0.01, 0.02),
+          max_examples=150_000),
 )  # fmt: skip
 SEEDS = (
     Stage(task="mnist", examples=3_000, seeds=3),

@@ -59,6 +59,8 @@ REFERENCES = (
     "arXiv 1812.06162, 2018.",
     "J. Kaplan, S. McCandlish et al.: Scaling Laws for Neural Language Models. arXiv 2001.08361, "
     "2020 (the power law in the loss).",
+    "H. Zhang, D. Morwani, N. Vyas et al.: How Does Critical Batch Size Scale in Pre-training? "
+    "arXiv 2410.21676, 2024 (the growth with the length of the run).",
 )
 
 

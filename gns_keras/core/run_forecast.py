@@ -174,7 +174,7 @@ class _Stretch:
         """Examples of the run to a loss below those of the trial, by the power law of the loss."""
         anchor = self._seen[-1]  # Where `reached_loss` is the loss.
         until = anchor * (self.reached_loss / loss) ** (1 / self._decay.exponent)
-        return max(until, 1.01 * self.end)
+        return float(max(until, 1.01 * self.end))
 
     def _loss_at(self, examples: float) -> float:
         if not self.falls:

@@ -88,7 +88,7 @@ def _task(name: str, data: str, status: str) -> Task:
 
 
 TASK = _task("autoencoder", "svhn", "learning rate not tuned; 50 steps on mock data only")
-_RUN = {"cifar10": "2,500 examples of", "fashion_mnist": "8,000 examples of"}
+_RUN = {"cifar10": "8,000 examples of", "fashion_mnist": "8,000 examples of"}
 VARIANTS = {
     f"autoencoder_{data}": _task(
         f"autoencoder_{data}", data, f"learning rate not tuned; {run} the real data"

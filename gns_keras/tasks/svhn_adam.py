@@ -45,7 +45,7 @@ def _with_adam(task: Task, run: str) -> Task:
 
 
 TASK = _with_adam(svhn.TASK, "50 steps on mock data only")
-_RUN = {"cnn_cifar10": "2,500 examples of", "cnn_fashion_mnist": "60,000 examples of"}
+_RUN = {"cnn_cifar10": "60,000 examples of", "cnn_fashion_mnist": "60,000 examples of"}
 VARIANTS = {
     f"{name}_adam": _with_adam(svhn.VARIANTS[name], f"{run} the real data")
     for name, run in _RUN.items()

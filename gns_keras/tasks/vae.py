@@ -21,7 +21,7 @@ GOALS = {
 }
 _RUN = {
     "svhn": "50 steps on mock data only",
-    "cifar10": "2,500 examples of the real data",
+    "cifar10": "8,000 examples of the real data",
     "fashion_mnist": "8,000 examples of the real data",
 }
 

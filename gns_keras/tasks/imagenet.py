@@ -111,6 +111,6 @@ TASK = Task(
     learning_rate=LEARNING_RATE,
     optimizer="sgd",
     goals=(6.0, 5.0, 4.0, 3.0, 2.5),
-    status="learning rate of TensorFlow Models, not tuned; a few steps on small mock images only",
+    status="learning rate of TensorFlow Models, not tuned; 50 steps on small mock images",
     build_callbacks=build_callbacks,
 )

@@ -174,10 +174,8 @@ def test_steps_of_the_language_models_at_full_size(
     first_steps(task.build_model(), task.load_data(), 4, STEPS if size == 512 else 2)
 
 
-@pytest.mark.slow
-def test_steps_of_imagenet_on_small_mock_pictures(mock_tfds: None) -> None:
-    model = imagenet.build_model(32)
-    first_steps(model, imagenet.load_data(image_size=32), 4, 5)
+def test_the_first_steps_of_imagenet_on_small_mock_pictures(mock_tfds: None) -> None:
+    first_steps(imagenet.build_model(32), imagenet.load_data(image_size=32), 2)
 
 
 def test_the_pictures_of_imagenet_have_one_size(mock_tfds: None) -> None:

@@ -195,23 +195,24 @@ class _Stretch:
             found = self.carried_on(until, self._loss_at(until), given=False)
             if found.resolved:
                 return found
-        return self._measured(self._points, self.reached_loss, given=False)
+        return self._measured(self._points, self.reached_loss, self.end, given=False)
 
     def of_length(self, examples: int) -> RunForecast:
         """A run of so many examples."""
         if examples > self.end:
             return self.carried_on(float(examples), self._loss_at(examples))
-        return self._measured([p for p in self._all if p.examples_seen <= examples], math.nan)
+        part = [point for point in self._all if point.examples_seen <= examples]
+        return self._measured(part, math.nan, float(examples))
 
     def measured_to(self, loss: float) -> RunForecast:
         """The part of the trial run that it took to get to a loss."""
         smooth = np.convolve([p.loss for p in self._points], np.ones(5) / 5, mode="valid")
         below = np.flatnonzero(smooth <= loss)
         count = int(below[0]) + 3 if below.size else len(self._points)  # The middle of the five.
-        return self._measured(self._points[:count], loss)
+        return self._measured(self._points[:count], loss, self._points[count - 1].examples_seen)
 
     def _measured(
-        self, part: Sequence[NoisePoint], loss: float, *, given: bool = True
+        self, part: Sequence[NoisePoint], loss: float, examples: float, *, given: bool = True
     ) -> RunForecast:
         scale = self._average(part)
         known = scale.resolved and scale.value > 0
@@ -219,7 +220,7 @@ class _Stretch:
             target_loss=loss,
             is_given=given,
             reached_loss=self.reached_loss,
-            examples=float(part[-1].examples_seen) if part else math.nan,
+            examples=float(examples),
             value=scale.value if known else math.nan,
             interval=scale.interval,
             adaptive_gain=self._gain_of_trial(),

@@ -128,8 +128,8 @@ def _goals(task: Task | None, given: list[float] | None) -> list[Any]:
     if not (rewards := given or task.goals):
         raise ValueError(
             f"{task.name} has no goals of its own. Give mean rewards of a step, such as "
-            "--goals 0.01. What a policy gets by chance `gns-keras reproduce` does not say; play "
-            "a few batches of get_task(...).training_data(model) and look at its `reward`."
+            "--goals 0.01: more than chance gets, which is the `reward` of the first batches of "
+            "get_task(...).training_data(model)."
         )
     return [Goal(metric="reward", threshold=reward, direction="above") for reward in rewards]
 

@@ -87,14 +87,15 @@ def load_data(split: str = "train", *, data: str = "lm1b") -> Any:
     return book_sequences(data, split, VOCABULARIES[data])
 
 
+_RAN = {(512, "tinyshakespeare"): "400,000 tokens of the real data"}
+
+
 def _task(name: str, size: int, data: str) -> Task:
     book = f"{data}.txt.gz in the folder GNS_KERAS_DATA"
     if data == "tinyshakespeare":
         book += ", else fetched by tensorflow_datasets"
-    ran = "mock data only, with a small vocabulary" if data == "lm1b" else "the real data"
-    ran = f"{50 if size == 512 else 2} steps on {ran}"
-    if (size, data) == (512, "tinyshakespeare"):
-        ran = "400,000 tokens of the real data"
+    real = "mock data only, with a small vocabulary" if data == "lm1b" else "the real data"
+    ran = _RAN.get((size, data), f"{50 if size == 512 else 2} steps on {real}")
     return Task(
         name=name,
         description=f"LSTM {size} on {_CITED[data]}, {VOCABULARIES[data]:,} tokens in the "

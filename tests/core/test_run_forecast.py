@@ -71,6 +71,13 @@ def test_the_length_of_the_run_can_be_given_instead_of_its_loss() -> None:
     assert within.value == pytest.approx(average_by_hand(END / 2), rel=0.1)
 
 
+def test_a_run_that_ends_before_the_first_snapshot_is_unresolved() -> None:
+    found = forecast_run(run(), BATCH, run_examples=5)
+    assert not found.resolved
+    assert found.examples == 5
+    assert found.reason
+
+
 def test_a_length_needs_no_losses() -> None:
     blind = [NoisePoint(examples_seen=p.examples_seen, noise_scale=p.noise_scale) for p in run()]
     found = forecast_run(blind, BATCH, run_examples=90_000)

@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py --folder calibration            # all of it; hours on one core
     python benchmarks/calibration.py --folder calibration --table    # from what is there
-    python benchmarks/calibration.py --folder calibration --held-back docs/validation.md
+    python benchmarks/calibration.py --folder calibration --table --page docs/validation.md
 
 For every task a sweep over batch sizes and learning rates, then three runs of other seeds at the
 smallest batch size, with every predictor measured along them. All that is finished stays in the
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 from calibration_run import MeasuredTraining, measure
-from calibration_table import draw, gather, held_back, report
+from calibration_table import draw, gather, report
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, sweep
@@ -55,6 +55,8 @@ def base_run(result: SweepResult) -> tuple[float, float]:
 def measured(task: Task, result: SweepResult, folder: Path) -> None:
     """Runs what is missing of the measured runs of a task."""
     rate, first = base_run(result)
+    if task.shift:
+        first = 1024 / task.base_batch_size  # Early as well: a part of the run is to tell the rest.
     training = None
     for seed in RUN_SEEDS:
         path = folder / f"{task.name}_{seed}.json"
@@ -98,9 +100,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     add("--table", action="store_true", help="print the tables from what is there, and draw")
     add("--plot", type=Path, help="the figure; default: validation.png in the folder")
-    add(
-        "--held-back", type=Path, metavar="PAGE", help="score new tasks together with those of PAGE"
-    )
+    add("--page", type=Path, help="docs/validation.md, for sweeps that are not in the folder")
     add("--only", choices=["sweep", "measure", "branch"], help="this part alone")
     return parser.parse_args(arguments)
 
@@ -109,9 +109,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs what is missing; prints the tables and draws the figure."""
     args = parse(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
-    if args.held_back:
-        print(held_back(gather(args.folder), args.held_back.read_text()))
-        return
     for name in () if args.table else args.tasks:
         task = TASKS[name]
         result = swept(task, args.folder)
@@ -121,7 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
             measured(task, result, args.folder)
         if args.only in (None, "branch") and task.branch_batch_size:
             branched(task, result, args.folder)
-    rows = gather(args.folder)
+    rows = gather(args.folder, args.page.read_text("utf-8") if args.page else "")
+    if not rows:
+        return
     print(report(rows))
     draw(rows, args.plot or args.folder / "validation.png")
 

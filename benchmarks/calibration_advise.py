@@ -20,6 +20,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -40,6 +41,9 @@ from gns_keras.core.calibration import (
     leave_one_task_out,
     score_calibration,
 )
+from gns_keras.core.evidence import Evidence
+from gns_keras.core.recommend import CriticalBatchSize, predicted_critical_batch_size
+from gns_keras.core.run_forecast import forecast_run
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.learning_rate_check import (
@@ -171,7 +175,7 @@ def examples_to(result: SweepRecord, task: Task, goal: float) -> float:
 
 
 def trial(task: Task, rate: float, seed: int, budget: int) -> dict:
-    """The geometric mean of both noise scales of the trial run of `advise`."""
+    """What lies between both noise scales of the trial run of `advise`."""
     advice = ask(task, rate, seed, budget)
     value, interval = between_weights(advice.noise_scale, advice.mean_noise_scale)
     return {"value": value, "interval": interval, "examples": advice.examples_used}
@@ -256,9 +260,7 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
 def growth(args: argparse.Namespace) -> None:
     """From a twentieth of a run to its critical batch size, with the length of the run given."""
     store, asked_for = Store(args.folder / "advise_growth.json"), 0
-    points: list[CalibrationPoint] = []
-    said: list[CalibrationPoint] = []
-    inside: list[bool] = []
+    trials: list[Trial] = []
     for name in args.tasks:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not (name.endswith("_fresh") and sweep.exists()):
@@ -266,43 +268,112 @@ def growth(args: argparse.Namespace) -> None:
         result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
         for goal in (task.goals[1], task.goals[-1]):
             run, fit = examples_to(result, task, goal), truth(result, goal)
+            if not fit.resolved:
+                print(f"| {name} | {goal:g} | {run / 1000:.0f} | unresolved |")
+                continue
             for seed in range(args.seeds):
                 call = functools.partial(of_length, task, rate, seed, int(run))
-                found = store.get(f"{name}/{goal}/{seed}", call)
-                measured, (low, high) = fit.critical_batch_size, found["interval"]
-                ratio = run / found["trained"]
+                advice = Advice.from_json(json.dumps(store.get(f"{name}/{goal}/{seed}", call)))
+                trial = Trial(task, run, fit.critical_batch_size, advice)
                 asked_for += 1
-                exponent = math.nan
-                if found["value"] > 0:
-                    grown = measured / (calibration_of(task).factor * found["both"])
-                    exponent = math.log(grown) / math.log(ratio)
-                    inside.append(low <= measured <= high)
-                    said.append(point_of(task, found["value"], measured))
-                    # Of exp(s), so that the mean and the spread of s are those of its logarithm.
-                    points.append(point_of(task, 1.0, math.exp(exponent), "all"))
+                said = trial.said
+                if said.resolved:
+                    trials.append(trial)
                 print(
-                    f"| {name} | {goal:g} | {run / 1000:.0f} | {found['examples'] / run:.1%} | "
-                    f"{ratio:.0f} | {measured:.0f} ({fit.interval[0]:.0f} to "
-                    f"{fit.interval[1]:.0f}) | {found['value']:.0f} ({low:.0f} to {high:.0f}) | "
-                    f"{found['value'] / measured:.2f} | {exponent:.2f} |",
+                    f"| {name} | {goal:g} | {run / 1000:.0f} | {advice.examples_used / run:.1%} | "
+                    f"{trial.ratio:.0f} | {trial.measured:.0f} ({fit.interval[0]:.0f} to "
+                    f"{fit.interval[1]:.0f}) | {said.value:.0f} ({said.interval[0]:.0f} to "
+                    f"{said.interval[1]:.0f}) | {said.value / trial.measured:.2f} | "
+                    f"{trial.exponent:.2f} |",
                     flush=True,
                 )
     if args.plot is not None:
         draw_growth(args.folder, args.plot)
-    if len({point.task for point in points}) > MIN_TASKS:
-        law = fit_calibration(points)["all"]
-        print(
-            f"exponent {math.log(law.factor):.3f}, spread {law.log_spread:.3f}, degrees of freedom "
-            f"{law.degrees_of_freedom:.1f}, {law.num_tasks} tasks"
+    if len({trial.task.name for trial in trials}) <= MIN_TASKS:
+        return
+    print(f"{asked_for} asked")
+    print("as the package says it:", score_of([trial.point(trial.said.value) for trial in trials]))
+    # Of exp(s), so that the mean and the spread of s are those of its logarithm.
+    points = [point_of(t.task, 1.0, math.exp(t.exponent), "all") for t in trials]
+    law = fit_calibration(points)["all"]
+    logs = [math.log(trial.ratio) for trial in trials]
+    level = float(np.mean([calibration_of(trial.task).log_spread for trial in trials]))
+    of_factors = level / float(np.mean(logs))
+    print(
+        f"exponent {math.log(law.factor):.3f}, spread {law.log_spread:.3f}, degrees of freedom "
+        f"{law.degrees_of_freedom:.1f}, {law.num_tasks} tasks, up to {math.exp(max(logs)):.0f} "
+        f"times the trial run; the spread of the factors makes {of_factors:.3f} of it, which "
+        f"leaves {law.log_spread**2 - of_factors**2:.4f} of the square"
+    )
+    left_out = []
+    for trial in trials:
+        others = [p for p in points if p.task != trial.task.name]
+        left_out.append(trial.grown_by(math.log(fit_calibration(others)["all"].factor)))
+    print("exponent from the other tasks:", score_of(left_out))
+    print("no growth:", score_of([trial.grown_by(0.0) for trial in trials]))
+    inside = [t.said.interval[0] <= t.measured <= t.said.interval[1] for t in trials]
+    print(f"{sum(inside)} of {len(inside)} inside of the interval")
+
+
+class Trial(NamedTuple):
+    """One answer of `advise` about a run whose critical batch size is known.
+
+    Attributes:
+        task: The task.
+        run: Examples of the run to the goal.
+        measured: Critical batch size, by the sweep.
+        advice: The answer, for its measurements.
+    """
+
+    task: Task
+    run: float
+    measured: float
+    advice: Advice
+
+    @property
+    def said(self) -> CriticalBatchSize:
+        """What the package says of these measurements, with the constants that it has now."""
+        advice, size = self.advice, self.task.base_batch_size
+        forecast = forecast_run(
+            advice.points, size, run_examples=int(self.run), dataset_size=self.task.max_examples
         )
-        print(
-            f"{asked_for} asked, {score_of(said)}{sum(inside)} of {len(inside)} inside of the "
-            "interval"
+        evidence = Evidence(
+            noise_scale=advice.noise_scale,
+            mean_noise_scale=advice.mean_noise_scale,
+            base_batch_size=size,
+            base_learning_rate=advice.base_learning_rate,
+            calibration=calibration_of(self.task),
+            forecast=forecast,
         )
+        return predicted_critical_batch_size(evidence)
+
+    @property
+    def ratio(self) -> float:
+        """Length of the run over that of the trial run."""
+        return self.run / self.advice.points[-1].examples_seen
+
+    @property
+    def exponent(self) -> float:
+        """By which what holds for the trial run would have to grow to be right."""
+        return math.log(self.measured / self._at_trial) / math.log(self.ratio)
+
+    @property
+    def _at_trial(self) -> float:
+        both = between_weights(self.advice.noise_scale, self.advice.mean_noise_scale)[0]
+        return calibration_of(self.task).factor * both
+
+    def grown_by(self, exponent: float) -> CalibrationPoint:
+        """The prediction with an exponent of one's own."""
+        return self.point(self._at_trial * self.ratio**exponent)
+
+    def point(self, value: float) -> CalibrationPoint:
+        """A prediction beside what was measured."""
+        return point_of(self.task, value, self.measured)
 
 
 def draw_growth(folder: Path, path: Path) -> None:
     """Critical batch sizes against the length of the runs, with and without repetition."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -323,14 +394,14 @@ def draw_growth(folder: Path, path: Path) -> None:
             low, high = np.transpose([fits[goal].interval for goal in known])
             lines[name.replace("_", " ")] = axis.errorbar(
                 lengths, values, [values - low, high - values], fmt="o-", capsize=2,
-                markersize=4, linewidth=1, color=f"C{number}",
+                markersize=4, linewidth=1, color=colormaps["tab20"](number),
             )  # fmt: skip
     lengths = np.array([5e4, 1e6])
     for axis, title in zip(axes, titles.values(), strict=True):
         law = 100 * (lengths / lengths[0]) ** GROWTH.exponent
         (lines[f"to the power {GROWTH.exponent:.2f}"],) = axis.plot(lengths, law, "k--")
         axis.set(xscale="log", yscale="log", ylim=(8, 6000), title=title)
-        axis.set_xlabel("examples of the run at batch size 16")
+        axis.set_xlabel("examples of the run at the smallest batch size")
     axes[0].set_ylabel("critical batch size, examples")
     figure.legend(list(lines.values()), list(lines), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=150)
@@ -343,7 +414,7 @@ def swept_of(name: str, folder: Path) -> SweepResult | None:
 
 
 def of_length(task: Task, rate: float, seed: int, run: int) -> dict:
-    """What `advise` says of a run of given length."""
+    """What `advise` says of a run of given length, all of it."""
     keras.utils.set_random_seed(seed)
     model = task.build_model()
     model.optimizer.learning_rate = rate
@@ -351,13 +422,7 @@ def of_length(task: Task, rate: float, seed: int, run: int) -> dict:
         model, task.examples(), batch_size=task.base_batch_size, run_examples=run,
         learning_rate="keep", seed=seed, verbose=0,
     )  # fmt: skip
-    return {
-        "value": advice.critical_batch_size,
-        "interval": advice.interval,
-        "both": between_weights(advice.noise_scale, advice.mean_noise_scale)[0],
-        "trained": advice.points[-1].examples_seen,
-        "examples": advice.examples_used,
-    }
+    return json.loads(advice.to_json())
 
 
 def point_of(task: Task, predicted: float, measured: float, family: str = "") -> CalibrationPoint:

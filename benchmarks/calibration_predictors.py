@@ -10,7 +10,7 @@ Predictors of one run, for a goal that it reached after `t` steps:
     hessian     B_noise, ratio of the weighted sums of tr(H Sigma) and G'HG
     mean        frozen at the mean of the weights since the last point, ratio of the weighted sums
     longer      the same since the point before that
-    both        geometric mean of `frozen` and `longer`
+    both        geometric mean of `frozen` and `mean`, with the weights of the package
     thin        `both` from every third point and one snapshot of three
     mean_adam   as `mean`, in Adam's metric
     sign        half-progress batch of the sign of the gradient, over the last third of the way
@@ -20,6 +20,7 @@ Predictors of one run, for a goal that it reached after `t` steps:
 Every value is a geometric mean over the runs; its interval is Student's t between their logarithms.
 """
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import numpy as np
 from scipy import stats
 
 from gns_keras.core.branched_run import BranchedRun, pool_runs
+from gns_keras.core.calibrated import SHARE_OF_MEAN
 from gns_keras.core.groups import observe_steps
 from gns_keras.core.half_progress import half_progress_batch
 from gns_keras.core.sweep_result import SweepRecord
@@ -57,6 +59,7 @@ SNAPSHOT_EXAMPLES = {
     "both": 6144,
     "thin": 4096,
 }  # At a point; 3,072 for all others.
+TOO_EARLY = "The smoothing of the loss delays the goal by more than half of the fewest examples."
 SHARE_OF_WAY = 3.0  # The half-progress batch pools the points of the last two thirds.
 
 
@@ -77,7 +80,11 @@ def delay(batch_size: int, half_life: float) -> float:
 
 
 def truth(result: SweepRecord, goal: float) -> Tradeoff:
-    """The sweep's fit without the smoothing's delay, every seed a point."""
+    """The sweep's fit without the smoothing's delay, every seed a point.
+
+    Unresolved where the delay is more than half of the fewest examples: the loss falls too fast
+    there for its average to say when it passed the goal.
+    """
     index = [g.threshold for g in result.goals].index(goal)
     sizes, steps = [], []
     for best in result.best(goal):
@@ -86,7 +93,13 @@ def truth(result: SweepRecord, goal: float) -> Tradeoff:
             if (record.batch_size, record.learning_rate) == (best.batch_size, best.learning_rate):
                 sizes.append(record.batch_size)
                 steps.append(record.steps_to[index] - late)
-    return fit_tradeoff(sizes, steps)
+    known = [(size, count) for size, count in zip(sizes, steps, strict=True) if count > 0]
+    fit = fit_tradeoff(*zip(*known, strict=True))
+    if len(known) == len(steps) and not fit.min_examples < 2 * delay(1, result.half_life):
+        return fit
+    return dataclasses.replace(
+        fit, critical_batch_size=math.nan, interval=(0.0, math.inf), reason=TOO_EARLY
+    )
 
 
 def predict(
@@ -107,7 +120,7 @@ def predict(
     for name in PREDICTORS[:-1]:
         of_name = thin if name == "thin" else runs
         reached = [(r, r["steps_to"][goal] - late) for r in of_name if r["steps_to"][goal] > 0]
-        values = [_of_run(name, run, steps, batch_size) for run, steps in reached]
+        values = [of_run(name, run, steps, batch_size) for run, steps in reached]
         spent = [
             steps * batch_size
             + SNAPSHOT_EXAMPLES.get(name, 3072) * sum(p["steps"] <= steps for p in run["points"])
@@ -132,12 +145,23 @@ def _pooled(values: list[float], examples: float) -> Predicted:
     )
 
 
-def _of_run(name: str, run: dict, steps: float, batch_size: int) -> float:
+def of_run(name: str, run: dict, steps: float, batch_size: int) -> float:
+    """A predictor of one run for its first steps.
+
+    Args:
+        name: One of `PREDICTORS` but "branch".
+        run: A measured run.
+        steps: How many.
+        batch_size: Of the run.
+
+    Returns:
+        The average of the noise scale; NaN where it is unresolved or not defined.
+    """
     if name == "running":
         return _running(run, steps, batch_size)
     if name in ("both", "thin"):
-        both = [_of_run(part, run, steps, batch_size) for part in ("frozen", "longer")]
-        return math.sqrt(both[0] * both[1])
+        frozen, mean = (of_run(part, run, steps, batch_size) for part in ("frozen", "mean"))
+        return frozen ** (1 - SHARE_OF_MEAN) * mean**SHARE_OF_MEAN
     if name in ("sign", "steady"):
         return _half_progress(run, steps, name)
     if name == "hessian":

@@ -1,5 +1,6 @@
 """The tables and the figure of docs/validation.md, from what `calibration.py` keeps."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple
 from calibration_predictors import PREDICTORS, Predicted, predict, read_runs, truth
 from calibration_tasks import TASKS, Task
 
-from gns_keras.core.calibrated import MOMENTUM, SGD
 from gns_keras.core.calibration import (
     Calibration,
     CalibrationPoint,
@@ -25,11 +25,7 @@ from gns_keras.core.tradeoff_result import Tradeoff
 
 EPOCHS = 20
 BASIS = "both"  # The predictor that is calibrated.
-# Finished after the half-and-half mean had been chosen: the others decided on it.
-LATE = (
-    "cifar10_mlp_sgd", "cifar10_mlp_adam", "fashion_cnn_adam", "text_transformer_adamw",
-    "text_lstm_adam",
-)  # fmt: skip
+SHARES_OF_MEAN = tuple(tenths / 10 for tenths in range(11))
 COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73", "rmsprop": "#cc79a7"}
 
 
@@ -46,7 +42,7 @@ class Row:
 
     task: Task
     goal: float
-    measured: Tradeoff
+    measured: "Tradeoff | Swept"
     predicted: dict[str, Predicted]
 
     def point(self, name: str) -> CalibrationPoint | None:
@@ -62,27 +58,36 @@ class Row:
         )
 
 
-def gather(folder: Path) -> list[Row]:
-    """Every goal of every task whose sweep and runs are there."""
-    rows = []
+def gather(folder: Path, page: str = "") -> list[Row]:
+    """Every goal of every task whose runs are there, and whose sweep is there or on the page.
+
+    Args:
+        folder: What `calibration.py` keeps.
+        page: Text of docs/validation.md, for sweeps that are not in the folder.
+    """
+    rows, of_page = [], measured_of_page(page)
     for task in TASKS.values():
-        path = folder / f"{task.name}_sweep.json"
         runs, branches = read_runs(folder, task.name)
-        if not path.exists() or len(runs) < 2:
+        if len(runs) < 2:
             continue
-        result = SweepRecord.from_json(path.read_text())
-        for index, goal in enumerate(task.goals):
-            if not any(best.steps > 0 for best in result.best(goal)):
-                continue
-            rows.append(
-                Row(
-                    task=task,
-                    goal=goal,
-                    measured=truth(result, goal),
-                    predicted=predict(runs, branches, index, task.base_batch_size, task.half_life),
-                )
-            )
+        measured = measured_of_folder(task, folder)
+        if not measured:
+            measured = {g: of_page[task.name, g] for g in task.goals if (task.name, g) in of_page}
+        for goal, fit in measured.items():
+            index = task.goals.index(goal)
+            predicted = predict(runs, branches, index, task.base_batch_size, task.half_life)
+            rows.append(Row(task=task, goal=goal, measured=fit, predicted=predicted))
     return rows
+
+
+def measured_of_folder(task: Task, folder: Path) -> dict[float, Tradeoff]:
+    """Goals that a sweep in the folder got to."""
+    path = folder / f"{task.name}_sweep.json"
+    if not path.exists():
+        return {}
+    result = SweepRecord.from_json(path.read_text())
+    reached = [g for g in task.goals if any(best.steps > 0 for best in result.best(g))]
+    return {goal: truth(result, goal) for goal in reached}
 
 
 def points_of(rows: Sequence[Row], name: str, *roles: str) -> list[CalibrationPoint]:
@@ -105,7 +110,8 @@ def left_out(rows: Sequence[Row]) -> list[tuple[float, tuple[float, float]]]:
 
 def big_table(rows: Sequence[Row]) -> str:
     """Measured critical batch sizes, predicted over measured, and the calibrated prediction."""
-    names = [name for name in PREDICTORS if name not in ("pairs", "mean", "mean_adam", "thin")]
+    hidden = ("pairs", "longer", "mean_adam", "thin")
+    names = [name for name in PREDICTORS if name not in hidden and points_of(rows, name)]
     lines = [
         "| Task | Goal | Measured | " + " | ".join(names) + " | Calibrated | Ratio |",
         "|---" * (len(names) + 5) + "|",
@@ -122,7 +128,7 @@ def big_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _measured(fit: Tradeoff) -> str:
+def _measured(fit: "Tradeoff | Swept") -> str:
     low, high = fit.interval
     if fit.resolved:
         return f"{fit.critical_batch_size:.3g} ({low:.3g} to {high:.3g})"
@@ -152,57 +158,40 @@ def _coverage(rows: Sequence[Row]) -> str:
     )
 
 
-def _late_score(rows: Sequence[Row]) -> str:
-    points = points_of(rows, BASIS)
-    late = [point for point in points if point.task in LATE]
-    if not late:
-        return ""
-    score = score_calibration(late, fit_calibration([p for p in points if p.task not in LATE]))
+def weight_left_out(rows: Sequence[Row]) -> str:
+    """Factors and the weight of the mean weights from the other tasks alone."""
+    found, weights = [], []
+    tasks = list(dict.fromkeys(row.task.name for row in rows))
+    for task in tasks:
+        others = [row for row in rows if row.task.name != task]
+        share = min(SHARES_OF_MEAN, key=lambda share: _rms(others, share))
+        weights.append(share)
+        factors = fit_calibration(_weighted_points(others, share))
+        for point in _weighted_points([row for row in rows if row.task.name == task], share):
+            value = factors[point.optimizers].predict(point.noise_scale)[0]
+            found.append(dataclasses.replace(point, noise_scale=value))
+    one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
+    score = score_calibration(found, {point.optimizers: one for point in found})
     return (
-        f"`{BASIS}` with factors from the tasks that were there when its form was chosen, on the "
-        f"{score.num_tasks} tasks that came later ({score.num_points} goals): "
-        f"{score.share_within:.0%} within a factor of 2, worst {score.worst_ratio:.1f}, "
-        f"R² {score.r_squared:.2f} over {score.decades:.1f} decades."
+        f"With one task left out, whose factor and weight come from the others (weights "
+        f"{min(weights):g} to {max(weights):g}): {score.num_points} goals of {score.num_tasks} "
+        f"tasks, {_score(score)} over {score.decades:.1f} decades. By weight, root mean square of "
+        "the error: " + ", ".join(f"{share:g}: {_rms(rows, share):.3f}" for share in SHARES_OF_MEAN)
     )
 
 
-def _new_score(rows: Sequence[Row]) -> str:
-    """The tasks that came last, with the constants that the package has."""
-    points = points_of(rows, BASIS, "new")
-    if not points:
-        return ""
-    score = score_calibration(points, {"sgd": SGD, "momentum": MOMENTUM})
-    return (
-        f"`{BASIS}` with the factors of the package ({SGD.source.rpartition(', ')[2]}) on the "
-        f"{score.num_tasks} tasks that came when these were fixed ({score.num_points} goals): "
-        f"{score.share_within:.0%} within a factor of 2, worst {score.worst_ratio:.1f}, "
-        f"R² {score.r_squared:.2f} over {score.decades:.1f} decades."
-    )
+def _rms(rows: Sequence[Row], share: float) -> float:
+    return leave_one_task_out(_weighted_points(rows, share)).rms_log_error
 
 
-def points_of_page(page: str, role: str) -> list[CalibrationPoint]:
-    """Resolved goals in the table of docs/validation.md, from earlier runs.
-
-    Args:
-        page: Its text.
-        role: "fit" or "test".
-    """
+def _weighted_points(rows: Sequence[Row], share: float) -> list[CalibrationPoint]:
+    """What a weight of the mean weights makes of the rows, unresolved ones left out."""
     found = []
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        named = re.fullmatch(rf"(\w+) \({role}\)", cells[1]) if len(cells) > 10 else None
-        both, measured = (cells[9], cells[3]) if named else ("–", "")
-        if both == "–" or measured.startswith("unresolved"):
-            continue
-        critical = float(measured.split()[0])
-        found.append(
-            CalibrationPoint(
-                task=named[1],
-                optimizers=TASKS[named[1]].family,
-                noise_scale=float(both.split()[0]) * critical,  # The page has the ratio.
-                critical_batch_size=critical,
-            )
-        )
+    for row in rows:
+        frozen, mean = row.point("frozen"), row.point("mean")
+        if frozen is not None and mean is not None:
+            value = frozen.noise_scale ** (1 - share) * mean.noise_scale**share
+            found.append(dataclasses.replace(frozen, noise_scale=value))
     return found
 
 
@@ -211,6 +200,11 @@ class Swept(NamedTuple):
 
     critical_batch_size: float
     interval: tuple[float, float]
+
+    @property
+    def resolved(self) -> bool:
+        """Always: unresolved ones are left out."""
+        return True
 
 
 def measured_of_page(page: str) -> dict[tuple[str, float], Swept]:
@@ -222,23 +216,12 @@ def measured_of_page(page: str) -> dict[tuple[str, float], Swept]:
     found = {}
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
-        named = re.fullmatch(r"(\w+) \((?:fit|test)\)", cells[1]) if len(cells) > 10 else None
+        named = re.fullmatch(r"(\w+) \((?:fit|test|new)\)", cells[1]) if len(cells) > 10 else None
         value = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", cells[3]) if named else None
         if value and value[1] != "unresolved":
             critical, low, high = (float(part) for part in value.groups())
             found[named[1], float(cells[2])] = Swept(critical, (low, high))
     return found
-
-
-def held_back(rows: Sequence[Row], page: str) -> str:
-    """All tasks that gave no factors: those of the page, and the new ones among `rows`."""
-    fitted = fit_calibration(points_of_page(page, "fit"))
-    points = points_of_page(page, "test") + points_of(rows, BASIS, "new")
-    score = score_calibration(points, fitted)
-    return (
-        f"`{BASIS}` with factors from the tasks marked fit, on all {score.num_tasks} others "
-        f"({score.num_points} goals): {_score(score)} over {score.decades:.1f} decades."
-    )
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -257,9 +240,10 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _scores(rows: Sequence[Row], name: str, points: list[CalibrationPoint]) -> str:
     kinds = {point.optimizers for point in points}
+    if not points:
+        return "not measured | – | – | –"
     one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
-    plain = score_calibration(points, dict.fromkeys(kinds, one)) if points else None
-    cells = [_score(plain)]
+    cells = [_score(score_calibration(points, dict.fromkeys(kinds, one)))]
     try:
         fitted = fit_calibration(points_of(rows, name, "fit"))
         held = [p for p in points_of(rows, name, "test", "new") if p.optimizers in fitted]
@@ -275,9 +259,7 @@ def _scores(rows: Sequence[Row], name: str, points: list[CalibrationPoint]) -> s
     return " | ".join(cells)
 
 
-def _score(score: CalibrationScore | None) -> str:
-    if score is None:
-        return "–"
+def _score(score: CalibrationScore) -> str:
     return f"{score.share_within:.0%}, {score.worst_ratio:.1f}, {score.r_squared:.2f}"
 
 
@@ -334,11 +316,10 @@ def report(rows: Sequence[Row]) -> str:
             big_table(rows),
             _coverage(rows),
             summary(rows),
-            _late_score(rows),
-            _new_score(rows),
+            weight_left_out(rows),
             _run_to_run(rows),
             budget(rows),
-            "\n".join(_constants(rows, name) for name in (BASIS, "thin")),
+            "\n".join(_constants(rows, name) for name in (BASIS, "thin", "running")),
         ]
     )
 
@@ -353,9 +334,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(14, 5.2), sharex=True, sharey=True)
     columns = {
         "Noise scale at the weights": [(row.predicted["frozen"].value, None) for row in rows],
-        "Geometric mean with that at the mean weights": [
-            (row.predicted[BASIS].value, None) for row in rows
-        ],
+        "With that at the mean weights": [(row.predicted[BASIS].value, None) for row in rows],
         "The same, calibrated on the other tasks": left_out(rows),
     }
     for axis, (title, values) in zip(axes, columns.items(), strict=True):

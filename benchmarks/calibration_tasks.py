@@ -362,6 +362,8 @@ MNIST = (0.4, 0.3, 0.2, 0.14)
 FASHION = (0.75, 0.6, 0.5, 0.45)
 CIFAR = (2.05, 1.95, 1.85, 1.75)
 SHIFTED = (0.7, 0.6, 0.55, 0.5)
+WIDE_AND_LONG: dict[str, Any] = {"batch_sizes": LARGE, "max_examples": 6_000_000}
+SLOW: dict[str, Any] = {"batch_sizes": (4, 16, 64, 256), "levels_off": 20.0}  # As TINY.
 
 
 def _task(name: str, role: str, optimizer: str, rate: float, sizes: tuple, goals: tuple, **rest):
@@ -472,7 +474,7 @@ TASKS = {
             1.5,
             TINY,
             (0.04, 0.03, 0.024, 0.02),
-            half_life=512.0,
+            half_life=128.0,
             levels_off=20.0,
         ),
         _task("fashion_bn", "new", "momentum", 0.01, WIDE, (0.9, 0.75, 0.65, 0.56)),
@@ -490,18 +492,21 @@ TASKS = {
         # The same without repetition.
         _fresh("fashion_mlp", "sgd", 0.1, SHIFTED),
         _fresh("mnist_mlp", "sgd", 0.15, (0.3, 0.2, 0.15, 0.12)),
-        _fresh("fashion_mlp", "adamw", 1e-3, SHIFTED, batch_sizes=LARGE, max_examples=6_000_000),
-        _fresh(
-            "fashion_mlp",
-            "momentum",
-            0.01,
-            SHIFTED,
-            batch_sizes=LARGE,
-            max_examples=6_000_000,
-        ),
+        _fresh("fashion_mlp", "adamw", 1e-3, SHIFTED, **WIDE_AND_LONG),
+        _fresh("fashion_mlp", "momentum", 0.01, SHIFTED, **WIDE_AND_LONG),
         _fresh("fashion_ae", "adam", 7e-4, (0.016, 0.013, 0.012, 0.011)),
         _fresh("cifar10_mlp", "sgd", 0.02, (1.85, 1.75, 1.65, 1.6)),
         _fresh("cifar10_mlp", "adam", 2.5e-4, (1.85, 1.75, 1.7, 1.65), batch_sizes=LARGE),
         _fresh("fashion_vae", "adam", 1.5e-3, (45.0, 42.0, 40.0, 38.5)),
+        # Added when the law of growth was in the package.
+        _fresh("fashion_ae", "sgd", 0.56, (0.022, 0.018, 0.015, 0.0135), **SLOW),
+        _fresh("mnist_ae", "sgd", 0.56, (0.03, 0.026, 0.0225), **SLOW),
+        _fresh("fashion_ae", "momentum", 0.075, (0.022, 0.018, 0.015, 0.0135), **SLOW),
+        _fresh("mnist_mlp", "adam", 7e-4, (0.3, 0.2, 0.15, 0.12), **WIDE_AND_LONG),
+        _fresh("mnist_mlp", "momentum", 0.01, (0.3, 0.2, 0.15, 0.125), **WIDE_AND_LONG),
+        _fresh("cifar10_mlp", "momentum", 2e-3, (1.9, 1.8, 1.7, 1.6), **WIDE_AND_LONG),
+        _fresh("fashion_mlp", "rmsprop", 7e-4, (0.75, 0.62, 0.57, 0.54), **WIDE_AND_LONG),
+        _fresh("fashion_cnn", "adam", 3e-3, (0.8, 0.7, 0.65, 0.61)),
+        _fresh("cifar10_ae", "adam", 5e-4, (0.0245, 0.023, 0.0218, 0.021), levels_off=50.0),
     )
 }

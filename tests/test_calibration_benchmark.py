@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import calibration_predictors as predictors
 import calibration_run
+import calibration_shares as shares
 import calibration_table as table
 import calibration_tasks
 
@@ -71,16 +72,16 @@ def test_progress_weighs_the_average() -> None:
     run["points"][1]["snapshots"] = [{"simple": [24.0, 1.0, 0.0, 0.0]}] * 3
     middle = math.sqrt(50 * 100)
     weights = np.array([middle / 2, (100 - middle) / 4])
-    found = predictors._of_run("frozen", run, 100.0, 8)
+    found = predictors.of_run("frozen", run, 100.0, 8)
     assert found == pytest.approx(weights @ [8.0, 24.0] / weights.sum())
 
 
-def test_the_truth_has_no_delay() -> None:
-    # S = 20 + 8000/B, late by d/(1 - d) steps, at two learning rates of which one is worse.
+def sweep_of(half_life: float) -> SweepRecord:
+    """`S = 20 + 8000/B`, late by d/(1 - d) steps, at two learning rates of which one is worse."""
     records = []
     for size in (8, 64, 512, 4096):
         for rate, worse in ((0.1, 1.0), (0.2, 1.5)):
-            steps = worse * (20 + 8000 / size) + predictors.delay(size, 1024.0)
+            steps = worse * (20 + 8000 / size) + predictors.delay(size, half_life)
             records.append(
                 RunRecord(
                     batch_size=size, learning_rate=rate, seed=0, status="reached", reason="",
@@ -88,11 +89,23 @@ def test_the_truth_has_no_delay() -> None:
                     last_loss=0.1, seconds=1.0,
                 )
             )  # fmt: skip
-    result = SweepRecord(
+    return SweepRecord(
         goals=(Goal(threshold=0.5),), seeds=(0,), records=tuple(records), base_learning_rate=0.1,
-        base_batch_size=8, max_examples=10**6, half_life=1024.0, optimizer="SGD", alpha=1.0,
+        base_batch_size=8, max_examples=10**6, half_life=half_life, optimizer="SGD", alpha=1.0,
     )  # fmt: skip
-    assert predictors.truth(result, 0.5).critical_batch_size == pytest.approx(400.0)
+
+
+def test_the_truth_has_no_delay() -> None:
+    assert predictors.truth(sweep_of(1024.0), 0.5).critical_batch_size == pytest.approx(400.0)
+
+
+def test_a_goal_that_the_smoothing_delays_too_much_is_unresolved() -> None:
+    # 8,000 examples at least; the delay is the half-life over ln 2, and may be half of them.
+    assert predictors.truth(sweep_of(2700.0), 0.5).resolved
+    late = predictors.truth(sweep_of(2800.0), 0.5)
+    assert not late.resolved
+    assert late.interval == (0.0, math.inf)
+    assert late.reason == predictors.TOO_EARLY
 
 
 @pytest.fixture(name="training")
@@ -201,26 +214,61 @@ def test_fresh_examples_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_of_the_page_is_read_back() -> None:
     page = (
-        "| Task | Goal | Measured | running | frozen | adam | hessian | longer | both | sign |\n"
+        "| Task | Goal | Measured | running | frozen | adam | hessian | mean | both | sign |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n"
         "| mnist_mlp_sgd (fit) | 0.4 | 100 (80 to 120) | 1.3 (0.4 to 4.6) | – | – | – | – "
         "| 2.5 (2 to 3) | – |\n"
         "| text_lstm_adam (fit) | 2.6 | unresolved (0 to inf) | – | – | – | – | – | – | – |\n"
         "| fashion_mlp_adamw (test) | 0.5 | 4e+02 (3 to 5) | – | – | – | – | – | 0.5 (0 to 1) |\n"
     )
-    (fit,) = table.points_of_page(page, "fit")
-    assert (fit.task, fit.optimizers) == ("mnist_mlp_sgd", "sgd")
-    assert (fit.noise_scale, fit.critical_batch_size) == (250.0, 100.0)
-    (test,) = table.points_of_page(page, "test")
-    assert (test.optimizers, test.noise_scale) == ("momentum", 200.0)
-
     assert table.measured_of_page(page) == {
         ("mnist_mlp_sgd", 0.4): (100.0, (80.0, 120.0)),
         ("fashion_mlp_adamw", 0.5): (400.0, (3.0, 5.0)),
     }
 
 
-def test_the_real_page_holds_63_resolved_goals() -> None:
+def test_the_real_page_holds_what_was_swept() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs/validation.md").read_text()
-    roles = [len(table.points_of_page(page, role)) for role in ("fit", "test")]
-    assert roles == [27, 36]
+    measured = table.measured_of_page(page)
+    assert measured["mnist_mlp_sgd", 0.4] == (101.0, (86.2, 120.0))
+    tasks = {task for task, _ in measured}
+    assert tasks <= set(calibration_tasks.TASKS)
+    assert len(tasks) == 34
+
+
+def row_of(task: str, measured: float, frozen: float, mean: float) -> table.Row:
+    """A goal with two noise scales."""
+    predicted = {
+        name: predictors.Predicted(value=value)
+        for name, value in (("frozen", frozen), ("mean", mean))
+    }
+    fit = table.Swept(measured, (measured, measured))
+    return table.Row(
+        task=calibration_tasks.TASKS[task], goal=1.0, measured=fit, predicted=predicted
+    )
+
+
+def test_the_weight_comes_from_the_other_tasks() -> None:
+    # B_c = 2 frozen^0.7 mean^0.3.
+    rng = np.random.default_rng(0)
+    tasks = [name for name, task in calibration_tasks.TASKS.items() if task.family == "momentum"][
+        :6
+    ]
+    rows = []
+    for task in tasks:
+        for frozen, mean in rng.uniform(10, 1000, (3, 2)):
+            rows.append(row_of(task, 2 * frozen**0.7 * mean**0.3, frozen, mean))
+    found = table.weight_left_out(rows)
+    assert "(weights 0.3 to 0.3): 18 goals of 6 tasks, 100%, 1.0, 1.00" in found
+    assert "0.3: 0.000" in found
+
+
+def test_growth_is_that_of_the_other_tasks() -> None:
+    names = ("mnist_mlp_sgd", "fashion_mlp_sgd", "cifar10_mlp_sgd")
+    seen = [
+        shares.Seen(calibration_tasks.TASKS[name], 10.0, 10.0 * times)
+        for name, times in zip(names, (1.0, 4.0, 16.0), strict=True)
+    ]
+    points, growth = shares.grown(seen)
+    assert growth == pytest.approx(4.0)
+    assert [point.noise_scale for point in points] == pytest.approx([80.0, 40.0, 20.0])

@@ -163,26 +163,33 @@ def _prediction(advice: Advice) -> str:
         f"Its average along the run{further} predicts the critical batch size B_c: a run at batch "
         "size B takes 1 + B_c/B times the smallest number of steps and 1 + B/B_c times the "
         "smallest number of examples (McCandlish et al. 2018, Eq. 2.11 and Appendix D). "
-    ) + _basis(advice.calibration, long)
+    ) + _basis(advice, long)
 
 
-def _basis(calibration: Calibration | None, long: bool) -> str:
+def _basis(advice: Advice, long: bool) -> str:
+    calibration = advice.calibration
     if calibration is None:
         return (
             "The prediction rests on the noise scale alone, which the paper found within a factor "
             "of 10 of the critical batch size measured by whole runs."
         )
+    times, tasks = f"{calibration.factor:.2g}", calibration.num_tasks
+    spread = "and the interval holds the spread between them."
+    if advice.is_watched:
+        return (
+            f"B_c is {times} times that, a factor from sweeps of {tasks} small tasks with "
+            f"optimizers of this kind, {spread}"
+        )
     if long:
         return (
-            "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean "
-            f"of both at the beginning of the run times {calibration.factor:.2g}, a factor from "
-            f"sweeps of {calibration.num_tasks} small tasks with runs of 3 to 20 passes over the "
-            "data, and the interval holds the spread between them."
+            "To it belongs the noise scale at the mean of the weights: B_c is the weighted "
+            f"geometric mean of both at the beginning of the run times {times}, a factor from "
+            f"sweeps of {tasks} small tasks with runs of 3 to 20 passes over the data, {spread}"
         )
     return (
-        "To it belongs the noise scale at the mean of the weights: B_c is the geometric mean of "
-        f"both times {calibration.factor:.2g}, a factor from sweeps of {calibration.num_tasks} "
-        "small tasks with optimizers of this kind, and the interval holds the spread between them."
+        "To it belongs the noise scale at the mean of the weights: B_c is the weighted geometric "
+        f"mean of both times {times}, a factor from sweeps of {tasks} small tasks with optimizers "
+        f"of this kind, {spread}"
     )
 
 

@@ -65,7 +65,9 @@ def predicted_critical_batch_size(evidence: Evidence) -> CriticalBatchSize:
     value, interval = scale.value if scale.resolved else math.nan, scale.interval
     if forecast is not None:
         value, interval = forecast.value, forecast.interval
-    if calibration is not None and evidence.mean_noise_scale is not None:
+    if calibration is not None and evidence.is_watched:
+        value, interval = calibration.predict(value, interval)
+    elif calibration is not None and evidence.mean_noise_scale is not None:
         towards = between_weights(scale, evidence.mean_noise_scale)
         value, interval = calibration.predict(*_continued(towards, scale, (value, interval)))
     return CriticalBatchSize(value=value if value > 0 else math.nan, interval=interval)

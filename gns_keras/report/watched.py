@@ -4,16 +4,22 @@ import math
 from typing import Any
 
 from gns_keras.core.advice_parts import NoisePoint
+from gns_keras.core.calibrated import calibration_for, for_watched_runs
+from gns_keras.core.calibration import Calibration
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.noise_scale import NoiseScale
 
 MISSING = (
-    "This comes from a run that was only watched. Its noise scale is a running one, which the "
-    "oscillations of training lower: on six small tasks it was 1.2 to 9 times below the measured "
-    "critical batch size. Neither was the learning rate checked, nor were steps timed, and there "
-    "is no forecast. advise() measures all of that."
+    "This comes from a run that was only watched. Its noise scale is a running one, which says "
+    "less than measurements at frozen weights: {precision}. Neither was the learning rate checked, "
+    "nor were steps timed, and there is no forecast. advise() measures all of that."
 )
+KNOWN = (
+    "with a factor for optimizers of this kind it predicted seven of ten critical batch sizes of "
+    "34 small tasks within a factor of 2, from runs at batch sizes far below them"
+)
+UNKNOWN = "nobody has compared it with critical batch sizes under this optimizer"
 
 
 def evidence_from_monitor(monitor: Any, batch_size: int | None = None) -> Evidence:
@@ -35,6 +41,7 @@ def evidence_from_monitor(monitor: Any, batch_size: int | None = None) -> Eviden
         )
     if batch_size is None:
         batch_size = max(1, round(scale.num_examples / scale.num_steps))
+    calibration = _calibration(model.optimizer)
     return Evidence(
         noise_scale=scale,
         base_batch_size=batch_size,
@@ -42,9 +49,16 @@ def evidence_from_monitor(monitor: Any, batch_size: int | None = None) -> Eviden
         rule=_rule(model.optimizer),
         points=_points(monitor.history, _losses(model)),
         examples_used=0,
-        remarks=(MISSING,),
+        remarks=(MISSING.format(precision=UNKNOWN if calibration is None else KNOWN),),
         is_watched=True,
+        calibration=calibration,
     )
+
+
+def _calibration(optimizer: Any) -> Calibration | None:
+    momentum = float(getattr(optimizer, "momentum", 0.0) or 0.0)
+    of_class = calibration_for(type(optimizer).__name__, momentum)
+    return None if of_class is None else for_watched_runs(of_class)
 
 
 def _rule(optimizer: Any) -> LearningRateRule | None:

@@ -166,22 +166,25 @@ def test_every_measured_optimizer_has_a_calibration() -> None:
     assert calibrated.calibration_for("Lion") is None
     assert calibrated.for_long_runs(calibrated.SGD) is calibrated.LONG_SGD
     assert calibrated.for_long_runs(calibrated.MOMENTUM) is calibrated.LONG_MOMENTUM
+    assert calibrated.for_watched_runs(calibrated.SGD) is calibrated.WATCHED_SGD
+    assert calibrated.for_watched_runs(calibrated.MOMENTUM) is calibrated.WATCHED_MOMENTUM
 
 
 def test_the_predictor_lies_between_the_two_noise_scales() -> None:
-    last = NoiseScale(value=50.0, interval=(25.0, 100.0))
-    mean = NoiseScale(value=800.0, interval=(400.0, 1600.0))
+    last = NoiseScale(value=1.0, interval=(0.5, 2.0))
+    mean = NoiseScale(value=32.0, interval=(16.0, 64.0))
     value, (low, high) = calibrated.between_weights(last, mean)
-    assert value == pytest.approx(200.0)
-    # Two factors of 2, independent, in a mean of two: 2 ** (sqrt(2)/2).
-    assert (low, high) == (pytest.approx(200 / 2**0.5**0.5), pytest.approx(200 * 2**0.5**0.5))
+    assert value == pytest.approx(4.0)  # Two fifths of the five powers of 2.
+    # Two factors of 2, independent: 0.6 and 0.4 of each.
+    factor = 2**0.52**0.5
+    assert (low, high) == (pytest.approx(4 / factor), pytest.approx(4 * factor))
 
 
 def test_without_a_resolved_noise_scale_a_lower_bound_remains() -> None:
-    last = NoiseScale(value=100.0, interval=(64.0, 150.0))
-    open_ended = NoiseScale(value=math.nan, interval=(400.0, math.inf))
+    last = NoiseScale(value=2.0, interval=(1.0, 3.0))
+    open_ended = NoiseScale(value=math.nan, interval=(32.0, math.inf))
     value, ends = calibrated.between_weights(last, open_ended)
     assert math.isnan(value)
-    assert ends == (pytest.approx(160.0), math.inf)
+    assert ends == (pytest.approx(4.0), math.inf)
     nothing = NoiseScale(value=math.nan, interval=(math.nan, math.nan))
     assert calibrated.between_weights(last, nothing)[1] == (0.0, math.inf)

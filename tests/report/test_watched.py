@@ -4,6 +4,8 @@ import keras
 import pytest
 
 from gns_keras import NoiseScaleMonitor
+from gns_keras.core.advice import explain
+from gns_keras.core.calibrated import WATCHED_SGD
 from gns_keras.report.advice import Advice
 from tests.helpers.models import digits_dense
 
@@ -26,6 +28,28 @@ def test_it_is_the_record_of_the_monitor(watched: NoiseScaleMonitor) -> None:
     assert [point.loss for point in advice.points] == pytest.approx(losses)
     assert advice.examples_used == 0
     assert Advice.from_json(advice.to_json()).to_json() == advice.to_json()
+
+
+def test_the_factor_is_that_of_running_noise_scales(watched: NoiseScaleMonitor) -> None:
+    advice = Advice.from_monitor(watched)
+    scale = watched.result()
+    factor = WATCHED_SGD.factor
+    assert advice.calibration == WATCHED_SGD
+    assert advice.critical_batch_size == pytest.approx(factor * scale.value)
+    assert advice.interval[0] < factor * scale.interval[0]
+    assert advice.interval[1] > factor * scale.interval[1]
+    assert f"{factor:.2g} times that" in explain(advice)
+
+
+def test_without_a_factor_it_is_the_noise_scale_alone() -> None:
+    model, x, y = digits_dense(num_examples=64)
+    model.compile(keras.optimizers.Lion(1e-4), model.loss)
+    monitor = NoiseScaleMonitor(every=1)
+    model.fit(x, y, batch_size=16, epochs=8, verbose=0, callbacks=[monitor])
+    advice = Advice.from_monitor(monitor)
+    assert advice.calibration is None
+    assert repr(advice.interval) == repr(monitor.result().interval)
+    assert "nobody has compared" in advice.warnings[0]
 
 
 def test_it_says_what_is_missing(watched: NoiseScaleMonitor) -> None:

@@ -62,7 +62,8 @@ def _about_precision(advice: Advice) -> Iterator[str]:
             )
     scale = advice.noise_scale
     measured = format_number(scale.num_examples, 4)
-    remedy = f"{_examples_needed(scale)}: raise `budget`"
+    more = "watch a longer run" if advice.is_watched else "raise `budget`"
+    remedy = f"{_examples_needed(scale)}: {more}"
     if math.isnan(advice.critical_batch_size):
         if scale.resolved:
             return  # It is the forecast that is unresolved.

@@ -60,7 +60,8 @@ def how_sure(advice: Advice) -> str:
         return "the learning rate is off by more than a factor of 2; the batch size is not measured"
     low, high = advice.interval
     if math.isnan(advice.critical_batch_size):
-        return "not: the critical batch size is unresolved; raise `budget`"
+        more = "watch a longer run" if advice.is_watched else "raise `budget`"
+        return f"not: the critical batch size is unresolved; {more}"
     ratio = high / low if low > 0 else math.inf
     spread = f"the interval spans a factor of {format_number(ratio, 2)}"
     if advice.calibration is not None and ratio <= CALIBRATED:

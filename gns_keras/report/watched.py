@@ -16,8 +16,8 @@ MISSING = (
     "nor were steps timed, and there is no forecast. advise() measures all of that."
 )
 KNOWN = (
-    "with a factor for optimizers of this kind it predicted seven of ten critical batch sizes of "
-    "34 small tasks within a factor of 2, from runs at batch sizes far below them"
+    "with a factor for optimizers of this kind it predicted two thirds of the critical batch sizes "
+    "of 34 small tasks within a factor of 2, from runs at batch sizes far below them"
 )
 UNKNOWN = "nobody has compared it with critical batch sizes under this optimizer"
 

@@ -52,6 +52,17 @@ def test_without_a_factor_it_is_the_noise_scale_alone() -> None:
     assert "nobody has compared" in advice.warnings[0]
 
 
+def test_more_is_to_be_had_from_a_longer_run() -> None:
+    model, x, y = digits_dense(num_examples=64)
+    monitor = NoiseScaleMonitor(every=1)
+    model.fit(x, y, batch_size=16, verbose=0, callbacks=[monitor])
+    advice = Advice.from_monitor(monitor)
+    assert not advice.noise_scale.resolved
+    text = " ".join(str(advice).split())
+    assert "unresolved; watch a longer run" in text
+    assert "budget" not in text
+
+
 def test_it_says_what_is_missing(watched: NoiseScaleMonitor) -> None:
     advice = Advice.from_monitor(watched, objective="cost", max_batch_size=64)
     assert "only watched" in advice.warnings[0]

@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +43,11 @@ from gns_keras.core.calibration import (
     score_calibration,
 )
 from gns_keras.core.evidence import Evidence
+from gns_keras.core.json_records import record_from_json, record_to_json
+from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.recommend import CriticalBatchSize, predicted_critical_batch_size
 from gns_keras.core.run_forecast import forecast_run
+from gns_keras.core.short_run_bias import ShortRunBias, short_run_bias
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.learning_rate_check import (
@@ -217,13 +221,27 @@ def check(args: argparse.Namespace) -> None:
     store = Store(args.folder / "advise_check.json")
     for name in args.tasks:
         task, rate = TASKS[name], best_rate(TASKS[name], args.folder)
-        found = [
-            store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor))
-            for factor in (1 / 8, 1.0, 8.0)
-        ]
-        cells = " | ".join(f"{one['verdict']}, {one['best'] / rate:.2g}" for one in found)
-        share = max(one["examples"] for one in found) / (EPOCHS * task.num_examples)
+        found = []
+        for factor in (1 / 8, 1.0, 8.0):
+            kept = store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor))
+            found.append(record_from_json(LearningRateCheck, json.dumps(kept), 1))
+        found = [replace(one, bias=bias_of(task, one, args.folder)) for one in found]
+        cells = " | ".join(f"{one.verdict}, {one.best_learning_rate / rate:.2g}" for one in found)
+        share = max(one.examples_used for one in found) / (EPOCHS * task.num_examples)
         print(f"| {name} | {cells} | {share:.1%} |", flush=True)
+
+
+def bias_of(task: Task, found: LearningRateCheck, folder: Path) -> ShortRunBias:
+    """As the package has it now, for a run to the last goal where that sees no example twice."""
+    result = swept_of(task.name, folder) if task.shift else None
+    optimizer = task.build_model().optimizer
+    return short_run_bias(
+        type(optimizer).__name__,
+        float(getattr(optimizer, "momentum", 0.0) or 0.0),
+        steps=found.steps,
+        is_trained=False,
+        run_examples=None if result is None else int(examples_to(result, task, task.goals[-1])),
+    )
 
 
 def best_rate(task: Task, folder: Path) -> float:
@@ -236,7 +254,7 @@ def best_rate(task: Task, folder: Path) -> float:
 
 
 def checked(task: Task, rate: float, seed: int = 0) -> dict:
-    """What the check says of a learning rate, and the best one by its estimate."""
+    """What the check measures at a learning rate."""
     keras.utils.set_random_seed(seed)
     model = task.build_model()
     model.optimizer.learning_rate = rate
@@ -247,14 +265,7 @@ def checked(task: Task, rate: float, seed: int = 0) -> dict:
         found = check_learning_rate(
             model, source, plan, scale, seed=seed, advance=lambda examples: None
         )
-    return {
-        "verdict": found.verdict,
-        "best": found.best_learning_rate,
-        "interval": found.best_learning_rate_interval,
-        "bias": found.bias.log2_bias,
-        "runs": {factor: found.loss_at(factor) for factor in found.factors},
-        "examples": found.examples_used,
-    }
+    return json.loads(record_to_json(found, 1))
 
 
 def growth(args: argparse.Namespace) -> None:

@@ -108,7 +108,10 @@ def advise(
     with preserved(model), progress_bars(verbose) as stage, scaled_learning_rate(model) as scale:
         evidence = _present(model, source, remarks)
         if learning_rate != "keep":
-            plan_of_check = plan_check(source.batch_size, budget, search=learning_rate == "search")
+            plan_of_check = replace(
+                plan_check(source.batch_size, budget, search=learning_rate == "search"),
+                whole_run=run_examples,
+            )
             evidence = _check_learning_rate(
                 model, source, evidence, plan_of_check, scale, seed, stage
             )

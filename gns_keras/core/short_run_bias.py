@@ -36,11 +36,21 @@ _DEGREES_OF_FREEDOM = 12.0  # Fifteen tasks of three kinds.
 # rate a model was trained changes it, so the spread is put twice as wide as between those tasks.
 _TRAINED = (-2.45, 0.9)
 _UNKNOWN = (0.8, 1.0)  # Other optimizers: the middle of the three.
+# The best rate of a whole run falls as runs become longer, by so many octaves an octave, beyond the
+# length of the runs that the above was measured against: as their critical batch size grows
+# (docs/decisions/0015-the-best-rate-of-a-long-run.md).
+_FALL = 0.26
+_WHOLE_RUN = 30_000
 _ADAPTIVE = ("Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RMSprop")
 
 
 def short_run_bias(
-    optimizer: str, momentum: float = 0.0, *, steps: int, is_trained: bool
+    optimizer: str,
+    momentum: float = 0.0,
+    *,
+    steps: int,
+    is_trained: bool,
+    run_examples: int | None = None,
 ) -> ShortRunBias:
     """The bias for one optimizer and length.
 
@@ -49,6 +59,7 @@ def short_run_bias(
         momentum: Its momentum, where it has one.
         steps: Updates of a run, 64 to 256.
         is_trained: The model has been trained before, for longer than a run.
+        run_examples: Length of the whole run. None: as long as those of the first measurements.
 
     Returns:
         The bias; for optimizers that nothing was measured with a middle one with a wide spread.
@@ -63,4 +74,6 @@ def short_run_bias(
         bias, spread = (at + change * octaves for at, change in (_NEW[kind], _SPREAD))
     else:
         bias, spread = _UNKNOWN
+    if run_examples is not None:
+        bias += _FALL * math.log2(max(1.0, run_examples / _WHOLE_RUN))
     return ShortRunBias(log2_bias=bias, log2_spread=spread, degrees_of_freedom=_DEGREES_OF_FREEDOM)

@@ -52,12 +52,14 @@ class CheckPlan:
         steps: Updates of a run; 0: there is no budget for a check.
         budget: Examples for everything that advise does; None: no limit. Half of it may be spent.
         search: The best learning rate is what the noise scale is measured with.
+        whole_run: Examples of the run that the learning rate is for, or None.
     """
 
     batch_size: int
     steps: int
     budget: int | None = None
     search: bool = False
+    whole_run: int | None = None
 
     @property
     def run_examples(self) -> int:
@@ -155,16 +157,17 @@ def check_learning_rate(
     while (factor := check.next_factor) is not None and runs.affordable:
         check = check.with_runs(factor, runs.losses(factor))
     scale(1.0)
-    return replace(check, bias=_bias(model, plan.steps), examples_used=runs.examples_used)
+    return replace(check, bias=_bias(model, plan), examples_used=runs.examples_used)
 
 
-def _bias(model: keras.Model, steps: int) -> ShortRunBias:
+def _bias(model: keras.Model, plan: CheckPlan) -> ShortRunBias:
     optimizer = keras_private.apply_optimizer(model.optimizer)
     return short_run_bias(
         type(optimizer).__name__,
         float(getattr(optimizer, "momentum", 0.0) or 0.0),
-        steps=steps,
-        is_trained=int(tf.convert_to_tensor(optimizer.iterations)) >= steps,
+        steps=plan.steps,
+        is_trained=int(tf.convert_to_tensor(optimizer.iterations)) >= plan.steps,
+        run_examples=plan.whole_run,
     )
 
 

@@ -173,6 +173,18 @@ def test_the_bias_of_an_optimizer() -> None:
     assert short_run_bias("Lion", steps=128, is_trained=False).log2_spread > adam.log2_spread
 
 
+def test_the_best_rate_of_a_longer_run_is_lower() -> None:
+    for name in ("SGD", "Adam", "Lion"):
+        usual, same, short, four, sixteen = (
+            short_run_bias(name, steps=128, is_trained=False, run_examples=examples)
+            for examples in (None, 30_000, 1000, 120_000, 480_000)
+        )
+        assert usual == same == short
+        assert four.log2_bias > usual.log2_bias
+        twice = 2 * (four.log2_bias - usual.log2_bias)
+        assert sixteen.log2_bias - usual.log2_bias == pytest.approx(twice)
+
+
 @pytest.mark.parametrize(
     ("found", "parts"),
     [

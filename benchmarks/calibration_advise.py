@@ -19,7 +19,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +42,8 @@ from gns_keras.core.calibration import (
     score_calibration,
 )
 from gns_keras.core.evidence import Evidence
-from gns_keras.core.json_records import record_from_json, record_to_json
-from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.recommend import CriticalBatchSize, predicted_critical_batch_size
 from gns_keras.core.run_forecast import forecast_run
-from gns_keras.core.short_run_bias import ShortRunBias, short_run_bias
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.learning_rate_check import (
@@ -221,27 +217,15 @@ def check(args: argparse.Namespace) -> None:
     store = Store(args.folder / "advise_check.json")
     for name in args.tasks:
         task, rate = TASKS[name], best_rate(TASKS[name], args.folder)
-        found = []
-        for factor in (1 / 8, 1.0, 8.0):
-            kept = store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor))
-            found.append(record_from_json(LearningRateCheck, json.dumps(kept), 1))
-        found = [replace(one, bias=bias_of(task, one, args.folder)) for one in found]
-        cells = " | ".join(f"{one.verdict}, {one.best_learning_rate / rate:.2g}" for one in found)
-        share = max(one.examples_used for one in found) / (EPOCHS * task.num_examples)
+        swept = swept_of(name, args.folder) if task.shift else None
+        run = None if swept is None else int(examples_to(swept, task, task.goals[-1]))
+        found = [
+            store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor, run))
+            for factor in (1 / 8, 1.0, 8.0)
+        ]
+        cells = " | ".join(f"{one['verdict']}, {one['best'] / rate:.2g}" for one in found)
+        share = max(one["examples"] for one in found) / (EPOCHS * task.num_examples)
         print(f"| {name} | {cells} | {share:.1%} |", flush=True)
-
-
-def bias_of(task: Task, found: LearningRateCheck, folder: Path) -> ShortRunBias:
-    """As the package has it now, for a run to the last goal where that sees no example twice."""
-    result = swept_of(task.name, folder) if task.shift else None
-    optimizer = task.build_model().optimizer
-    return short_run_bias(
-        type(optimizer).__name__,
-        float(getattr(optimizer, "momentum", 0.0) or 0.0),
-        steps=found.steps,
-        is_trained=False,
-        run_examples=None if result is None else int(examples_to(result, task, task.goals[-1])),
-    )
 
 
 def best_rate(task: Task, folder: Path) -> float:
@@ -253,19 +237,26 @@ def best_rate(task: Task, folder: Path) -> float:
     return result.best(result.goals[-1])[0].learning_rate
 
 
-def checked(task: Task, rate: float, seed: int = 0) -> dict:
-    """What the check measures at a learning rate."""
+def checked(task: Task, rate: float, whole_run: int | None, seed: int = 0) -> dict:
+    """What the check says of a learning rate for a run of some length, and the best one."""
     keras.utils.set_random_seed(seed)
     model = task.build_model()
     model.optimizer.learning_rate = rate
     source = ExampleSource(task.examples(), task.base_batch_size)
     model(next(iter(source.batches(task.base_batch_size, seed=seed)))[0])
-    plan = plan_check(task.base_batch_size, task.num_examples)
+    plan = plan_check(task.base_batch_size, task.num_examples, whole_run=whole_run)
     with preserved(model), scaled_learning_rate(model) as scale:
         found = check_learning_rate(
             model, source, plan, scale, seed=seed, advance=lambda examples: None
         )
-    return json.loads(record_to_json(found, 1))
+    return {
+        "verdict": found.verdict,
+        "best": found.best_learning_rate,
+        "interval": found.best_learning_rate_interval,
+        "bias": found.bias.log2_bias,
+        "runs": {factor: found.loss_at(factor) for factor in found.factors},
+        "examples": found.examples_used,
+    }
 
 
 def growth(args: argparse.Namespace) -> None:

@@ -108,9 +108,9 @@ def advise(
     with preserved(model), progress_bars(verbose) as stage, scaled_learning_rate(model) as scale:
         evidence = _present(model, source, remarks)
         if learning_rate != "keep":
-            plan_of_check = replace(
-                plan_check(source.batch_size, budget, search=learning_rate == "search"),
-                whole_run=run_examples,
+            search = learning_rate == "search"
+            plan_of_check = plan_check(
+                source.batch_size, budget, search=search, whole_run=run_examples
             )
             evidence = _check_learning_rate(
                 model, source, evidence, plan_of_check, scale, seed, stage

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import gns_keras.training.trial_run as trial_run
 from gns_keras.advise import advise, timed_batch_sizes
+from gns_keras.core.advice import explain
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.report.advice import Advice
@@ -370,3 +371,31 @@ def test_bad_models_and_data_are_refused() -> None:
         advise(model, tf.data.Dataset.from_tensor_slices((x, y)))
     with pytest.raises(ValueError, match="at least one batch"):
         advise(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(8).take(0))
+
+
+def test_no_factor_is_claimed_under_batch_normalization() -> None:
+    _, x, y = digits_dense()
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(16),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(10),
+        ]
+    )
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    advice = advise(model, (x, y), **QUICK)
+    assert advice.calibration is None
+    assert advice.mean_noise_scale is None
+    assert "the noise scale alone" in explain(advice)
+
+
+def test_the_check_knows_how_long_the_run_is() -> None:
+    model, x, y = digits_dense()
+    biases = [
+        advise(
+            model, (x, y), budget=40_000, run_examples=examples, verbose=0
+        ).learning_rate_check.bias.log2_bias
+        for examples in (None, 480_000)
+    ]
+    assert biases[1] - biases[0] == pytest.approx(4 * 0.26)

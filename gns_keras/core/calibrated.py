@@ -18,7 +18,10 @@ from gns_keras.core.noise_scale import NoiseScale
 
 # Of the noise scale at the mean weights, in the logarithm.
 SHARE_OF_MEAN = 0.4
-_SOURCE = "python benchmarks/calibration.py --folder calibration --table, 2026-11-27"
+_SOURCE = (
+    "python benchmarks/calibration.py --folder calibration --table --page docs/validation.md, "
+    "2026-11-27"
+)
 
 # Plain SGD: ten tasks, critical batch sizes from 4 to 810.
 SGD = Calibration(

@@ -125,7 +125,13 @@ def without_losses(
 
 
 def calibration_of(model: keras.Model) -> Calibration | None:
-    """The calibration of the optimizer's class, None where none is known."""
+    """The calibration of the optimizer's class; None where none is known.
+
+    Nor under batch normalization: its statistics are not those of the mean weights, which are not
+    measured then.
+    """
+    if checks.has_batch_normalization(model):
+        return None
     optimizer = keras_private.apply_optimizer(model.optimizer)
     momentum = getattr(optimizer, "momentum", 0.0)
     return calibration_for(type(optimizer).__name__, float(momentum or 0.0))

@@ -73,20 +73,28 @@ class CheckPlan:
         return most if self.budget is None else min(most, self.budget // 2)
 
 
-def plan_check(batch_size: int, budget: int | None, *, search: bool = False) -> CheckPlan:
+def plan_check(
+    batch_size: int,
+    budget: int | None,
+    *,
+    search: bool = False,
+    whole_run: int | None = None,
+) -> CheckPlan:
     """Divides a third of the budget among the runs.
 
     Args:
         batch_size: Global batch size, in examples.
         budget: Examples for everything that advise does; None: no limit.
         search: The best learning rate is what the noise scale is measured with.
+        whole_run: Examples of the run that the learning rate is for, or None.
     """
     usual = min(max(RUN_EXAMPLES // batch_size, FEWEST_USUAL_STEPS), MOST_STEPS)
+    plan = CheckPlan(batch_size=batch_size, steps=usual, search=search, whole_run=whole_run)
     if budget is None:
-        return CheckPlan(batch_size=batch_size, steps=usual, search=search)
+        return plan
     affordable = budget // SHARE_OF_BUDGET // (USUAL_RUNS * batch_size)
     steps = min(usual, affordable) if affordable >= FEWEST_STEPS else 0
-    return CheckPlan(batch_size=batch_size, steps=steps, budget=budget, search=search)
+    return replace(plan, steps=steps, budget=budget)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
     python benchmarks/calibration.py --folder calibration            # all of it; hours on one core
     python benchmarks/calibration.py --folder calibration --table    # from what is there
-    python benchmarks/calibration.py --folder calibration --table --page docs/validation.md
 
 For every task a sweep over batch sizes and learning rates, then three runs of other seeds at the
 smallest batch size, with every predictor measured along them. All that is finished stays in the
@@ -100,7 +99,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     add("--table", action="store_true", help="print the tables from what is there, and draw")
     add("--plot", type=Path, help="the figure; default: validation.png in the folder")
-    add("--page", type=Path, help="docs/validation.md, for sweeps that are not in the folder")
     add("--only", choices=["sweep", "measure", "branch"], help="this part alone")
     return parser.parse_args(arguments)
 
@@ -118,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
             measured(task, result, args.folder)
         if args.only in (None, "branch") and task.branch_batch_size:
             branched(task, result, args.folder)
-    rows = gather(args.folder, args.page.read_text("utf-8") if args.page else "")
+    rows = gather(args.folder)
     if not rows:
         return
     print(report(rows))

@@ -27,7 +27,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from calibration_predictors import truth
-from calibration_table import Swept, measured_of_page
 from calibration_tasks import TASKS, Task
 
 from gns_keras import SweepResult, advise
@@ -41,10 +40,11 @@ from gns_keras.core.calibration import (
     leave_one_task_out,
     score_calibration,
 )
+from gns_keras.core.critical_batch_size import CriticalBatchSize, predicted_critical_batch_size
 from gns_keras.core.evidence import Evidence
-from gns_keras.core.recommend import CriticalBatchSize, predicted_critical_batch_size
 from gns_keras.core.run_forecast import forecast_run
 from gns_keras.core.sweep_result import SweepRecord
+from gns_keras.core.tradeoff_result import Tradeoff
 from gns_keras.training.example_source import ExampleSource
 from gns_keras.training.learning_rate_check import (
     check_learning_rate,
@@ -94,9 +94,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[SHARE], help="budgets of the long tasks"
-    )
-    parser.add_argument(
-        "--page", type=Path, help="docs/validation.md, for tasks whose sweeps are not in the folder"
     )
     parser.add_argument("--plot", type=Path, help="figure of the growth")
     parser.add_argument("--part", choices=list(PARTS), help="only this")
@@ -149,23 +146,18 @@ def predict(args: argparse.Namespace) -> None:
         )
 
 
-def questions(args: argparse.Namespace) -> Iterator[tuple[Task, Swept, float, int, float]]:
+def questions(args: argparse.Namespace) -> Iterator[tuple[Task, Tradeoff, float, int, float]]:
     """Tasks with what was swept, goals, budgets, and the examples of the run to the goal."""
-    page = {} if args.page is None else measured_of_page(args.page.read_text("utf-8"))
     for name in args.tasks:
-        task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
-        if sweep.exists():
-            result = SweepResult.from_json(sweep.read_text())
-            fits = {goal: truth(result, goal) for goal in task.goals}
-            runs = {goal: examples_to(result, task, goal) for goal in task.goals}
-        else:
-            fits = {goal: fit for (of, goal), fit in page.items() if of == name}
-            runs = dict.fromkeys(fits, math.nan)
+        task, result = TASKS[name], swept_of(name, args.folder)
+        if result is None:
+            continue
         for goal in (task.goals[1], task.goals[-1]):
-            if goal in fits and math.isfinite(fits[goal].critical_batch_size):
+            fit, run = truth(result, goal), examples_to(result, task, goal)
+            if math.isfinite(fit.critical_batch_size):
                 shares = args.shares if name.endswith("_long") else ()
-                for budget in [int(share * runs[goal]) for share in shares] or [task.num_examples]:
-                    yield task, fits[goal], goal, budget, runs[goal]
+                for budget in [int(share * run) for share in shares] or [task.num_examples]:
+                    yield task, fit, goal, budget, run
 
 
 def examples_to(result: SweepRecord, task: Task, goal: float) -> float:

@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from calibration_predictors import PREDICTORS, Predicted, predict, read_runs, truth
 from calibration_tasks import TASKS, Task
@@ -42,7 +41,7 @@ class Row:
 
     task: Task
     goal: float
-    measured: "Tradeoff | Swept"
+    measured: Tradeoff
     predicted: dict[str, Predicted]
 
     def point(self, name: str) -> CalibrationPoint | None:
@@ -58,22 +57,18 @@ class Row:
         )
 
 
-def gather(folder: Path, page: str = "") -> list[Row]:
-    """Every goal of every task whose runs are there, and whose sweep is there or on the page.
+def gather(folder: Path) -> list[Row]:
+    """Every goal of every task whose runs and sweep are there.
 
     Args:
         folder: What `calibration.py` keeps.
-        page: Text of docs/validation.md, for sweeps that are not in the folder.
     """
-    rows, of_page = [], measured_of_page(page)
+    rows = []
     for task in TASKS.values():
         runs, branches = read_runs(folder, task.name)
         if len(runs) < 2:
             continue
-        measured = measured_of_folder(task, folder)
-        if not measured:
-            measured = {g: of_page[task.name, g] for g in task.goals if (task.name, g) in of_page}
-        for goal, fit in measured.items():
+        for goal, fit in measured_of_folder(task, folder).items():
             index = task.goals.index(goal)
             predicted = predict(runs, branches, index, task.base_batch_size, task.half_life)
             rows.append(Row(task=task, goal=goal, measured=fit, predicted=predicted))
@@ -128,7 +123,7 @@ def big_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _measured(fit: "Tradeoff | Swept") -> str:
+def _measured(fit: Tradeoff) -> str:
     low, high = fit.interval
     if fit.resolved:
         return f"{fit.critical_batch_size:.3g} ({low:.3g} to {high:.3g})"
@@ -192,35 +187,6 @@ def _weighted_points(rows: Sequence[Row], share: float) -> list[CalibrationPoint
         if frozen is not None and mean is not None:
             value = frozen.noise_scale ** (1 - share) * mean.noise_scale**share
             found.append(dataclasses.replace(frozen, noise_scale=value))
-    return found
-
-
-class Swept(NamedTuple):
-    """A measured critical batch size, with its interval."""
-
-    critical_batch_size: float
-    interval: tuple[float, float]
-
-    @property
-    def resolved(self) -> bool:
-        """Always: unresolved ones are left out."""
-        return True
-
-
-def measured_of_page(page: str) -> dict[tuple[str, float], Swept]:
-    """Task and goal to what was swept, from the table of docs/validation.md.
-
-    Args:
-        page: Its text.
-    """
-    found = {}
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        named = re.fullmatch(r"(\w+) \((?:fit|test|new)\)", cells[1]) if len(cells) > 10 else None
-        value = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", cells[3]) if named else None
-        if value and value[1] != "unresolved":
-            critical, low, high = (float(part) for part in value.groups())
-            found[named[1], float(cells[2])] = Swept(critical, (low, high))
     return found
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from gns_keras.core.calibrated import GROWTH, for_long_runs
+from gns_keras.core.critical_batch_size import predicted_critical_batch_size
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.noise_scale import NoiseScale
-from gns_keras.core.recommend import predicted_critical_batch_size, recommend
+from gns_keras.core.recommend import recommend
 from gns_keras.core.run_forecast import forecast_run
 from gns_keras.report.advice import Advice
 from gns_keras.training import advise_checks, checks
@@ -26,7 +27,8 @@ from gns_keras.training.learning_rate_check import (
 from gns_keras.training.preserve import preserved
 from gns_keras.training.progress import Stage, progress_bars
 from gns_keras.training.step_timer import time_steps
-from gns_keras.training.trial_run import TrialPlan, least_budget, plan_trial, run_trial
+from gns_keras.training.trial_plan import TrialPlan, least_budget, plan_trial
+from gns_keras.training.trial_run import run_trial
 
 TIMING_SECONDS = 20.0
 SHARE_OF_RUN = 0.05  # Of `run_examples`, what an answer may take.

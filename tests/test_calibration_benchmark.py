@@ -14,6 +14,7 @@ import tensorflow as tf
 from gns_keras.core.goals import Goal
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_result import SweepRecord
+from gns_keras.core.tradeoff_result import Tradeoff
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -212,37 +213,13 @@ def test_fresh_examples_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(labels, rows % 60_000 % 10)
 
 
-def test_the_table_of_the_page_is_read_back() -> None:
-    page = (
-        "| Task | Goal | Measured | running | frozen | adam | hessian | mean | both | sign |\n"
-        "|---|---|---|---|---|---|---|---|---|---|\n"
-        "| mnist_mlp_sgd (fit) | 0.4 | 100 (80 to 120) | 1.3 (0.4 to 4.6) | – | – | – | – "
-        "| 2.5 (2 to 3) | – |\n"
-        "| text_lstm_adam (fit) | 2.6 | unresolved (0 to inf) | – | – | – | – | – | – | – |\n"
-        "| fashion_mlp_adamw (test) | 0.5 | 4e+02 (3 to 5) | – | – | – | – | – | 0.5 (0 to 1) |\n"
-    )
-    assert table.measured_of_page(page) == {
-        ("mnist_mlp_sgd", 0.4): (100.0, (80.0, 120.0)),
-        ("fashion_mlp_adamw", 0.5): (400.0, (3.0, 5.0)),
-    }
-
-
-def test_the_real_page_holds_what_was_swept() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs/validation.md").read_text()
-    measured = table.measured_of_page(page)
-    assert measured["mnist_mlp_sgd", 0.4] == (101.0, (86.2, 120.0))
-    tasks = {task for task, _ in measured}
-    assert tasks <= set(calibration_tasks.TASKS)
-    assert len(tasks) == 34
-
-
 def row_of(task: str, measured: float, frozen: float, mean: float) -> table.Row:
     """A goal with two noise scales."""
     predicted = {
         name: predictors.Predicted(value=value)
         for name, value in (("frozen", frozen), ("mean", mean))
     }
-    fit = table.Swept(measured, (measured, measured))
+    fit = Tradeoff(batch_sizes=(), steps=(), critical_batch_size=measured)
     return table.Row(
         task=calibration_tasks.TASKS[task], goal=1.0, measured=fit, predicted=predicted
     )

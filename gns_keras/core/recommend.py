@@ -1,7 +1,6 @@
 """From what was measured to a recommended batch size: pure functions, one step after the other."""
 
 import math
-from dataclasses import dataclass
 
 from gns_keras.core.adaptive import adaptive_gain
 from gns_keras.core.advice import Advice
@@ -15,9 +14,8 @@ from gns_keras.core.advice_table import (
     rule_for,
     table_rows,
 )
-from gns_keras.core.calibrated import between_weights
+from gns_keras.core.critical_batch_size import CriticalBatchSize, predicted_critical_batch_size
 from gns_keras.core.evidence import Evidence
-from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.replicas import replica_rows, worthwhile_replicas
 from gns_keras.core.tradeoff import batch_size_at_overhead
 from gns_keras.core.warning_words import warnings_for
@@ -28,68 +26,6 @@ SENSIBLE = (
 )
 ADAPTIVE_GAIN = 0.81  # `gamma` at which an adaptive batch size saves 5 % of steps and examples.
 WIDEST = 16  # "time": from 16 B_c on, a bigger batch saves at most 6 % of the steps.
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriticalBatchSize:
-    """The predicted critical batch size, in examples.
-
-    Attributes:
-        value: The prediction; NaN while unresolved.
-        interval: Its confidence interval; the upper end is `inf` while unresolved.
-    """
-
-    value: float
-    interval: tuple[float, float]
-
-    @property
-    def resolved(self) -> bool:
-        """Whether there is a critical batch size to act on."""
-        return self.value > 0
-
-    @property
-    def supported(self) -> float:
-        """The size to act on: the prediction, or else its lower bound, at least 0."""
-        if self.resolved:
-            return self.value
-        return max(0.0, self.interval[0]) if self.interval[0] > 0 else 0.0
-
-
-def predicted_critical_batch_size(evidence: Evidence) -> CriticalBatchSize:
-    """The critical batch size that the noise scale predicts: the one place where it is made.
-
-    Args:
-        evidence: What was measured.
-    """
-    scale, forecast, calibration = evidence.noise_scale, evidence.forecast, evidence.calibration
-    value, interval = scale.value if scale.resolved else math.nan, scale.interval
-    if forecast is not None:
-        value, interval = forecast.value, forecast.interval
-    if calibration is not None and evidence.is_watched:
-        value, interval = calibration.predict(value, interval)
-    elif calibration is not None and evidence.mean_noise_scale is not None:
-        towards = between_weights(scale, evidence.mean_noise_scale)
-        value, interval = calibration.predict(*_continued(towards, scale, (value, interval)))
-    return CriticalBatchSize(value=value if value > 0 else math.nan, interval=interval)
-
-
-_Estimate = tuple[float, tuple[float, float]]
-
-
-def _continued(predictor: _Estimate, scale: NoiseScale, forecast: _Estimate) -> _Estimate:
-    """The predictor, which is that of the trial run, for the run that is forecast.
-
-    It grows as the noise scale at the weights does. The squares of the widths add up, in the
-    logarithm; that of the noise scale itself counts twice.
-    """
-    (value, (low, high)), (aim, (aim_low, aim_high)) = predictor, forecast
-    if not (value > 0 and aim > 0 and low > 0 and aim_low > 0):
-        return math.nan, (max(0.0, low), math.inf)
-    growth = aim / scale.value
-    below = math.hypot(math.log(value / low), math.log(aim / aim_low))
-    above = math.hypot(math.log(high / value), math.log(aim_high / aim))
-    middle = value * growth
-    return middle, (middle * math.exp(-below), middle * math.exp(above))
 
 
 def recommend(

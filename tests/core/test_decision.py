@@ -4,12 +4,13 @@ import math
 
 import pytest
 
+from gns_keras.core.critical_batch_size import predicted_critical_batch_size
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.forecast import fit_power_law
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.learning_rate_check import FACTORS, LearningRateCheck
 from gns_keras.core.noise_scale import NoiseScale
-from gns_keras.core.recommend import predicted_critical_batch_size, recommend
+from gns_keras.core.recommend import recommend
 from gns_keras.core.run_forecast import RunForecast
 from gns_keras.core.step_time import fit_step_time
 

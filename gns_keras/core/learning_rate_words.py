@@ -4,6 +4,7 @@ import math
 
 from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.numbers import format_number
+from gns_keras.core.short_run_bias import WHOLE_RUN
 
 
 def learning_rate_warning(check: LearningRateCheck) -> str:
@@ -64,8 +65,8 @@ def _finding(check: LearningRateCheck) -> str:
         f"The learning rate {present} is too {check.verdict.removeprefix('too_')} for batch size "
         f"{size}: in {check.steps} steps from here it came to a training loss of "
         f"{format_number(check.loss_at(1.0))}, {run} to "
-        f"{format_number(check.loss_at(check.best_run))}. The best for a whole run is about "
-        f"{_best(check)}."
+        f"{format_number(check.loss_at(check.best_run))}. The best for a run of "
+        f"{check.bias.run_examples:,} examples is about {_best(check)}."
     )
 
 
@@ -86,7 +87,9 @@ def _remedy(check: LearningRateCheck) -> str:
         )
     best = format_number(check.best_learning_rate)
     beyond = {"high": " or more", "low": " or less", "": ""}[check.at_edge]
+    known = check.verdict == "too_high" or check.bias.run_examples != WHOLE_RUN
+    longer = "" if known else " Longer runs want lower rates: `run_examples` says how long yours is."
     return (
         f"Set it to {best}{beyond} and ask again, or let "
-        'learning_rate="search" measure with it; "keep" advises as it is.'
+        f'learning_rate="search" measure with it; "keep" advises as it is.{longer}'
     )

@@ -10,6 +10,8 @@ by calming it: its best rates are lower. docs/decisions/0010-learning-rate-verte
 import math
 from dataclasses import dataclass
 
+WHOLE_RUN = 30_000  # Examples of the runs that the biases below were measured against.
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShortRunBias:
@@ -20,11 +22,13 @@ class ShortRunBias:
             one.
         log2_spread: Standard deviation between tasks.
         degrees_of_freedom: Of the spread.
+        run_examples: Length of the whole run.
     """
 
     log2_bias: float = 0.0
     log2_spread: float = 0.0
     degrees_of_freedom: float = math.inf
+    run_examples: int = WHOLE_RUN
 
 
 _STEPS = 128
@@ -40,7 +44,6 @@ _UNKNOWN = (0.8, 1.0)  # Other optimizers: the middle of the three.
 # length of the runs that the above was measured against: as their critical batch size grows
 # (docs/decisions/0015-the-best-rate-of-a-long-run.md).
 _FALL = 0.26
-_WHOLE_RUN = 30_000
 _ADAPTIVE = ("Adam", "AdamW", "Adamax", "Lamb", "Nadam", "RMSprop")
 
 
@@ -74,6 +77,10 @@ def short_run_bias(
         bias, spread = (at + change * octaves for at, change in (_NEW[kind], _SPREAD))
     else:
         bias, spread = _UNKNOWN
-    if run_examples is not None:
-        bias += _FALL * math.log2(max(1.0, run_examples / _WHOLE_RUN))
-    return ShortRunBias(log2_bias=bias, log2_spread=spread, degrees_of_freedom=_DEGREES_OF_FREEDOM)
+    length = WHOLE_RUN if run_examples is None else run_examples
+    return ShortRunBias(
+        log2_bias=bias + _FALL * math.log2(max(1.0, length / WHOLE_RUN)),
+        log2_spread=spread,
+        degrees_of_freedom=_DEGREES_OF_FREEDOM,
+        run_examples=length,
+    )

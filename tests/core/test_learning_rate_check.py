@@ -179,7 +179,8 @@ def test_the_best_rate_of_a_longer_run_is_lower() -> None:
             short_run_bias(name, steps=128, is_trained=False, run_examples=examples)
             for examples in (None, 30_000, 1000, 120_000, 480_000)
         )
-        assert usual == same == short
+        assert usual == same
+        assert short.log2_bias == usual.log2_bias
         assert four.log2_bias > usual.log2_bias
         twice = 2 * (four.log2_bias - usual.log2_bias)
         assert sixteen.log2_bias - usual.log2_bias == pytest.approx(twice)
@@ -207,6 +208,17 @@ def test_words_say_what_to_do(found: LearningRateCheck, parts: list[str]) -> Non
     assert bool(said) is bool(parts)
     assert "nan" not in said
     assert "inf" not in said
+
+
+def test_too_low_a_rate_may_be_right_for_a_longer_run() -> None:
+    unknown = check(*parabola(3.0))
+    said = learning_rate_warning(unknown)
+    assert "The best for a run of 30,000 examples is about" in said
+    assert "`run_examples`" in said
+    known = replace(unknown, bias=replace(BIAS, run_examples=1_000_000))
+    said = learning_rate_warning(known)
+    assert "The best for a run of 1,000,000 examples is about" in said
+    assert "`run_examples`" not in said
 
 
 def test_it_goes_to_json_and_back() -> None:

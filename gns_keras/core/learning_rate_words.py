@@ -87,9 +87,10 @@ def _remedy(check: LearningRateCheck) -> str:
         )
     best = format_number(check.best_learning_rate)
     beyond = {"high": " or more", "low": " or less", "": ""}[check.at_edge]
-    known = check.verdict == "too_high" or check.bias.run_examples != WHOLE_RUN
-    longer = "" if known else " Longer runs want lower rates: `run_examples` says how long yours is."
-    return (
+    said = (
         f"Set it to {best}{beyond} and ask again, or let "
-        f'learning_rate="search" measure with it; "keep" advises as it is.{longer}'
+        'learning_rate="search" measure with it; "keep" advises as it is.'
     )
+    if check.verdict == "too_low" and check.bias.run_examples == WHOLE_RUN:
+        said += " Longer runs want lower rates: `run_examples` says how long yours is."
+    return said

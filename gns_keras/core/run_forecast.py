@@ -21,17 +21,15 @@ import numpy as np
 from gns_keras.core.adaptive import adaptive_gain
 from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.calibrated import GROWTH
-from gns_keras.core.forecast import LossPowerLaw, fit_power_law
+from gns_keras.core.forecast import LossPowerLaw
 from gns_keras.core.noise_scale import NoiseScale
 from gns_keras.core.run_average import average_along_run
+from gns_keras.core.trial_laws import TrialLaws
 
-NUM_BLOCKS = 8  # Snapshots swing from one to the next; blocks of them are what a line goes through.
 REACH = 50.0  # Nothing given: no further than so many times the trial run's examples.
 GRID = 256
 BEYOND = 4.0  # By what ratio the law of growth is used beyond what it was measured up to.
 NEAR = 2.0  # Laws carry on beyond a pass over the data only to twice the trial run's examples.
-FIRST = 2  # Blocks at the beginning that the power law of the loss leaves out.
-NO_LOSSES = "The trial run reports no training losses above 0 to relate the noise scale to."
 NOT_FALLING = (
     "The training loss does not clearly fall along the trial run, so that nothing can be said "
     "about when it gets to {loss:.3g}."
@@ -109,77 +107,37 @@ def forecast_run(
         The forecast; None if nothing is given and there is nothing to forecast from.
     """
     stretch = _Stretch(points, base_batch_size, dataset_size)
+    laws = stretch.laws
     if run_examples is not None:
         return stretch.of_length(run_examples)
-    if stretch.problem:
-        return None if target_loss is None else stretch.unresolved(target_loss, stretch.problem)
+    if laws.problem:
+        return None if target_loss is None else stretch.unresolved(target_loss, laws.problem)
     if target_loss is None:
         return stretch.heading()
-    if target_loss >= stretch.reached_loss:
+    if target_loss >= laws.reached_loss:
         return stretch.measured_to(target_loss)
-    if not stretch.falls:
+    if not laws.falls:
         return stretch.unresolved(target_loss, NOT_FALLING.format(loss=target_loss))
     return stretch.carried_on(stretch.examples_to(target_loss), target_loss)
 
 
 class _Stretch:
-    """The trial run, in blocks where there are losses, with two power laws."""
+    """The trial run and its laws."""
 
     def __init__(
         self, points: Sequence[NoisePoint], base_batch_size: int, dataset_size: int | None
     ) -> None:
         self._size, self._dataset_size = base_batch_size, dataset_size
         self._all = list(points)
-        self._points = [p for p in points if 0 < p.loss < math.inf]
-        self.problem = "" if len(self._points) >= 2 * NUM_BLOCKS else NO_LOSSES
+        self.laws = TrialLaws(points, base_batch_size, dataset_size)
         self.end = float(points[-1].examples_seen) if points else math.nan
-        self.reached_loss, self.law = math.nan, LossPowerLaw()
-        self._losses: list[float] = []
-        self._seen: list[float] = []
-        self._decay = LossPowerLaw()
-        if not self.problem:
-            self._fit()
-
-    def _fit(self) -> None:
-        blocks = [list(part) for part in np.array_split(np.array(self._points, object), NUM_BLOCKS)]
-        self._losses = [math.exp(np.mean([math.log(p.loss) for p in part])) for part in blocks]
-        self._seen = [float(np.mean([p.examples_seen for p in part])) for part in blocks]
-        self.reached_loss = self._losses[-1]
-        scales = [self._average_of_block(part) for part in blocks]
-        # A block need not be resolved by itself: the scatter about the line says how good they are.
-        # But to leave out those whose |G|^2 comes out negative would bend the line.
-        known = all(scale.grad_sq_norm > 0 < scale.trace_cov for scale in scales)
-        values = [scale.trace_cov / scale.grad_sq_norm for scale in scales] if known else []
-        self.law = fit_power_law(self._losses[: len(values)], values)
-        self._decay = fit_power_law(self._seen[FIRST:], self._losses[FIRST:])
-
-    def _average_of_block(self, part: Sequence[NoisePoint]) -> NoiseScale:
-        # A stretch in the middle: its snapshots stand for equal numbers of steps.
-        first = part[0].examples_seen - (part[1].examples_seen - part[0].examples_seen)
-        moved = [
-            NoisePoint(examples_seen=p.examples_seen - first, noise_scale=p.noise_scale)
-            for p in part
-        ]
-        return self._average(moved)
 
     def _average(self, points: Sequence[NoisePoint]) -> NoiseScale:
         return average_along_run(points, self._size, dataset_size=self._dataset_size)
 
-    @property
-    def falls(self) -> bool:
-        """Whether the loss clearly falls along the trial run."""
-        return self._decay.resolved and self._decay.exponent_interval[0] > 0
-
     def examples_to(self, loss: float) -> float:
-        """Examples of the run to a loss below those of the trial, by the power law of the loss."""
-        anchor = self._seen[-1]  # Where `reached_loss` is the loss.
-        until = anchor * (self.reached_loss / loss) ** (1 / self._decay.exponent)
-        return float(max(until, 1.01 * self.end))
-
-    def _loss_at(self, examples: float) -> float:
-        if not self.falls:
-            return math.nan
-        return float(self.reached_loss * (examples / self._seen[-1]) ** -self._decay.exponent)
+        """Examples of the run to a loss below that of the trial: more than the trial took."""
+        return max(self.laws.examples_to(loss), 1.01 * self.end)
 
     @property
     def _far(self) -> float:
@@ -190,26 +148,27 @@ class _Stretch:
 
     def heading(self) -> RunForecast:
         """Where the trial run is heading."""
-        if self.falls:
+        if self.laws.falls:
             until = min(REACH * self.end, self._far)
-            found = self.carried_on(until, self._loss_at(until), given=False)
+            found = self.carried_on(until, self.laws.loss_at(until), given=False)
             if found.resolved:
                 return found
-        return self._measured(self._points, self.reached_loss, self.end, given=False)
+        return self._measured(self.laws.points, self.laws.reached_loss, self.end, given=False)
 
     def of_length(self, examples: int) -> RunForecast:
         """A run of so many examples."""
         if examples > self.end:
-            return self.carried_on(float(examples), self._loss_at(examples))
+            return self.carried_on(float(examples), self.laws.loss_at(examples))
         part = [point for point in self._all if point.examples_seen <= examples]
         return self._measured(part, math.nan, float(examples))
 
     def measured_to(self, loss: float) -> RunForecast:
         """The part of the trial run that it took to get to a loss."""
-        smooth = np.convolve([p.loss for p in self._points], np.ones(5) / 5, mode="valid")
+        points = self.laws.points
+        smooth = np.convolve([p.loss for p in points], np.ones(5) / 5, mode="valid")
         below = np.flatnonzero(smooth <= loss)
-        count = int(below[0]) + 3 if below.size else len(self._points)  # The middle of the five.
-        return self._measured(self._points[:count], loss, self._points[count - 1].examples_seen)
+        count = int(below[0]) + 3 if below.size else len(points)  # The middle of the five.
+        return self._measured(points[:count], loss, points[count - 1].examples_seen)
 
     def _measured(
         self, part: Sequence[NoisePoint], loss: float, examples: float, *, given: bool = True
@@ -219,12 +178,12 @@ class _Stretch:
         return RunForecast(
             target_loss=loss,
             is_given=given,
-            reached_loss=self.reached_loss,
+            reached_loss=self.laws.reached_loss,
             examples=float(examples),
             value=scale.value if known else math.nan,
             interval=scale.interval,
-            adaptive_gain=self._gain_of_trial(),
-            law=self.law,
+            adaptive_gain=self.laws.adaptive_gain,
+            law=self.laws.scale,
             reason="" if known else UNRESOLVED,
         )
 
@@ -233,7 +192,7 @@ class _Stretch:
         return RunForecast(
             target_loss=loss,
             is_given=True,
-            reached_loss=self.reached_loss,
+            reached_loss=self.laws.reached_loss,
             examples=examples,
             interval=(self._average(self._all).interval[0], math.inf),
             reason=reason,
@@ -262,23 +221,15 @@ class _Stretch:
         return RunForecast(
             target_loss=loss,
             is_given=given,
-            reached_loss=self.reached_loss,
+            reached_loss=self.laws.reached_loss,
             examples=until,
             growth=ratio,
             is_long=is_long,
             value=value,
             interval=(value * math.exp(-below), value * math.exp(above)),
             adaptive_gain=math.nan if is_long else self._gain_of_growth(scale.value, ratio),
-            law=self.law,
+            law=self.laws.scale,
         )
-
-    def _gain_of_trial(self) -> float:
-        """`gamma` by the power law: the swings of the snapshots about it are no growth."""
-        if not self.law.resolved:
-            return math.nan
-        scales = self.law.at(np.asarray(self._losses))
-        spans = np.diff(self._seen, prepend=0.0)
-        return adaptive_gain(list(scales), list(spans / (self._size + scales)))
 
     def _gain_of_growth(self, scale: float, ratio: float) -> float:
         """`gamma` of a noise scale that grows by the law from the first examples to the last."""

@@ -11,6 +11,7 @@ docs/decisions/0014-weights-of-the-predictor.md those for their weights.
 """
 
 import math
+from typing import Any
 
 from gns_keras.core.calibration import Calibration
 from gns_keras.core.growth import Growth
@@ -62,21 +63,21 @@ MEASURED_OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop")
 SIMILAR_OPTIMIZERS = ("Adamax", "Lamb", "Nadam")
 
 
-def calibration_for(optimizer: str, momentum: float = 0.0) -> Calibration | None:
+def calibration_for(optimizer: Any) -> Calibration | None:
     """The calibration of an optimizer's class; None where nothing is known.
 
     Args:
-        optimizer: Name of the Keras class.
-        momentum: Its momentum, where it has one. Only 0 and 0.9 were measured.
+        optimizer: A Keras optimizer. A wrapper such as `LossScaleOptimizer` counts as its
+            `inner_optimizer`. Of momenta only 0 and 0.9 were measured.
 
     Returns:
         The calibration. For those of `SIMILAR_OPTIMIZERS` it is an assumption.
     """
-    if optimizer == "SGD":
-        return MOMENTUM if momentum > 0 else SGD
-    if optimizer in (*MEASURED_OPTIMIZERS, *SIMILAR_OPTIMIZERS):
-        return MOMENTUM
-    return None
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    name = type(inner).__name__
+    if name == "SGD":
+        return MOMENTUM if float(inner.momentum) > 0 else SGD
+    return MOMENTUM if name in (*MEASURED_OPTIMIZERS, *SIMILAR_OPTIMIZERS) else None
 
 
 def for_long_runs(calibration: Calibration) -> Calibration:

@@ -5,7 +5,6 @@ from typing import Any
 
 from gns_keras.core.advice_parts import NoisePoint
 from gns_keras.core.calibrated import calibration_for, for_watched_runs
-from gns_keras.core.calibration import Calibration
 from gns_keras.core.evidence import Evidence
 from gns_keras.core.learning_rate import LearningRateRule
 from gns_keras.core.noise_scale import NoiseScale
@@ -42,7 +41,9 @@ def evidence_from_monitor(monitor: Any, batch_size: int | None = None) -> Eviden
         )
     if batch_size is None:
         batch_size = max(1, round(scale.num_examples / scale.num_steps))
-    calibration = _calibration(model.optimizer)
+    calibration = calibration_for(model.optimizer)
+    if calibration is not None:
+        calibration = for_watched_runs(calibration)
     return Evidence(
         noise_scale=scale,
         base_batch_size=batch_size,
@@ -54,12 +55,6 @@ def evidence_from_monitor(monitor: Any, batch_size: int | None = None) -> Eviden
         is_watched=True,
         calibration=calibration,
     )
-
-
-def _calibration(optimizer: Any) -> Calibration | None:
-    momentum = float(getattr(optimizer, "momentum", 0.0) or 0.0)
-    of_class = calibration_for(type(optimizer).__name__, momentum)
-    return None if of_class is None else for_watched_runs(of_class)
 
 
 def _rule(optimizer: Any) -> LearningRateRule | None:

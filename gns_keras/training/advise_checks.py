@@ -130,11 +130,7 @@ def calibration_of(model: keras.Model) -> Calibration | None:
     Nor under batch normalization: its statistics are not those of the mean weights, which are not
     measured then.
     """
-    if checks.has_batch_normalization(model):
-        return None
-    optimizer = keras_private.apply_optimizer(model.optimizer)
-    momentum = getattr(optimizer, "momentum", 0.0)
-    return calibration_for(type(optimizer).__name__, float(momentum or 0.0))
+    return None if checks.has_batch_normalization(model) else calibration_for(model.optimizer)
 
 
 def learning_rate_rule(model: keras.Model) -> tuple[LearningRateRule | None, list[str]]:

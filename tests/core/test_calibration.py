@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from scipy import stats
@@ -158,12 +159,14 @@ def test_refusals() -> None:
 
 
 def test_every_measured_optimizer_has_a_calibration() -> None:
-    assert calibrated.calibration_for("SGD") is calibrated.SGD
-    for name in ("Adam", "AdamW", "Lamb"):
-        assert calibrated.calibration_for(name) is calibrated.MOMENTUM
-    assert calibrated.calibration_for("RMSprop") is calibrated.MOMENTUM
-    assert calibrated.calibration_for("SGD", 0.9) is calibrated.MOMENTUM
-    assert calibrated.calibration_for("Lion") is None
+    optimizers = keras.optimizers
+    assert calibrated.calibration_for(optimizers.SGD()) is calibrated.SGD
+    momentum = optimizers.SGD(momentum=0.9)
+    for one in (momentum, optimizers.Adam(), optimizers.Lamb(), optimizers.RMSprop()):
+        assert calibrated.calibration_for(one) is calibrated.MOMENTUM
+        wrapped = optimizers.LossScaleOptimizer(one)
+        assert calibrated.calibration_for(wrapped) is calibrated.MOMENTUM
+    assert calibrated.calibration_for(optimizers.Lion()) is None
     assert calibrated.for_long_runs(calibrated.SGD) is calibrated.LONG_SGD
     assert calibrated.for_long_runs(calibrated.MOMENTUM) is calibrated.LONG_MOMENTUM
     assert calibrated.for_watched_runs(calibrated.SGD) is calibrated.WATCHED_SGD

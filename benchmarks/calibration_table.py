@@ -1,8 +1,9 @@
 """The tables and the figure of docs/validation.md, from what `calibration.py` keeps."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from gns_keras.core.tradeoff_result import Tradeoff
 EPOCHS = 20
 BASIS = "both"  # The predictor that is calibrated.
 SHARES_OF_MEAN = tuple(tenths / 10 for tenths in range(11))
+# What one could say without measuring: a constant for every one of these kinds.
+WITHOUT_MEASURING = {
+    "a constant for the optimizer": lambda task: task.family,
+    "and another for autoencoders": lambda task: f"{task.family} {task.compares_pixels}",
+}
 COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73", "rmsprop": "#cc79a7"}
 
 
@@ -199,20 +205,31 @@ def summary(rows: Sequence[Row]) -> str:
         "|---" * 6 + "|",
     ]
     for name in PREDICTORS:
-        points = points_of(rows, name)
-        lines.append(f"| {name} | {len(points)} | {_scores(rows, name, points)} |")
+        lines.append(f"| {name} | {_scores(functools.partial(points_of, rows, name))} |")
+    for name, kind in WITHOUT_MEASURING.items():
+        lines.append(f"| {name} | {_scores(functools.partial(constants_of, rows, kind))} |")
     return "\n".join(lines)
 
 
-def _scores(rows: Sequence[Row], name: str, points: list[CalibrationPoint]) -> str:
+def constants_of(rows: Sequence[Row], kind: Callable[[Task], str], *roles: str) -> list[Any]:
+    """What a constant for every kind of task would say: points without a measurement."""
+    kinds = {task.name: kind(task) for task in TASKS.values()}
+    return [
+        dataclasses.replace(point, noise_scale=1.0, optimizers=kinds[point.task])
+        for point in points_of(rows, BASIS, *roles)
+    ]
+
+
+def _scores(points_of_roles: Callable[..., list[CalibrationPoint]]) -> str:
+    points = points_of_roles()
     kinds = {point.optimizers for point in points}
     if not points:
-        return "not measured | – | – | –"
+        return "0 | not measured | – | – | –"
     one = Calibration(factor=1.0, log_spread=0.0, degrees_of_freedom=1.0)
-    cells = [_score(score_calibration(points, dict.fromkeys(kinds, one)))]
+    cells = [f"{len(points)}", _score(score_calibration(points, dict.fromkeys(kinds, one)))]
     try:
-        fitted = fit_calibration(points_of(rows, name, "fit"))
-        held = [p for p in points_of(rows, name, "test", "new") if p.optimizers in fitted]
+        fitted = fit_calibration(points_of_roles("fit"))
+        held = [p for p in points_of_roles("test", "new") if p.optimizers in fitted]
         factors = ", ".join(f"{kind} {c.factor:.2f}" for kind, c in fitted.items())
         score = score_calibration(held, fitted)
         cells += [factors, f"{score.num_points}: {_score(score)}, {score.decades:.1f}"]

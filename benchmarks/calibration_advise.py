@@ -7,10 +7,9 @@ rate there. The budget is a share of the examples of the run to the goal where t
 (tasks named "long"), else one pass over the data, which is 5 % of a run of 20: the trial run ends
 when it has seen enough, and what is beyond is forecast.
 Then, with trial runs of 5 % of the run to the last goal of the long tasks, what takes their own
-noise scales to the critical batch sizes of runs of two passes and more. Then the check of the
-learning rate alone, at an eighth and at eight times of it. Then the growth of the critical batch
-size with the length of runs that see every example once (tasks named "fresh"), from 5 % of them:
-`advise(..., run_examples=...)`, and the exponent of the law.
+noise scales to the critical batch sizes of runs of two passes and more. Then the growth of the
+critical batch size with the length of runs that see every example once (tasks named "fresh"), from
+5 % of them: `advise(..., run_examples=...)`, and the exponent of the law.
 """
 
 import argparse
@@ -45,13 +44,6 @@ from gns_keras.core.evidence import Evidence
 from gns_keras.core.run_forecast import forecast_run
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.core.tradeoff_result import Tradeoff
-from gns_keras.training.example_source import ExampleSource
-from gns_keras.training.learning_rate_check import (
-    check_learning_rate,
-    plan_check,
-    scaled_learning_rate,
-)
-from gns_keras.training.preserve import preserved
 
 EPOCHS = 20
 SHARE = 0.05
@@ -204,22 +196,6 @@ def long_runs(args: argparse.Namespace) -> None:
         print("one task left out:", leave_one_task_out(points))
 
 
-def check(args: argparse.Namespace) -> None:
-    """The verdicts on the best learning rate, and on an eighth and eight times of it."""
-    store = Store(args.folder / "advise_check.json")
-    for name in args.tasks:
-        task, rate = TASKS[name], best_rate(TASKS[name], args.folder)
-        swept = swept_of(name, args.folder) if task.shift else None
-        run = None if swept is None else int(examples_to(swept, task, task.goals[-1]))
-        found = [
-            store.get(f"{name}/{factor:g}", functools.partial(checked, task, rate * factor, run))
-            for factor in (1 / 8, 1.0, 8.0)
-        ]
-        cells = " | ".join(f"{one['verdict']}, {one['best'] / rate:.2g}" for one in found)
-        share = max(one["examples"] for one in found) / (EPOCHS * task.num_examples)
-        print(f"| {name} | {cells} | {share:.1%} |", flush=True)
-
-
 def best_rate(task: Task, folder: Path) -> float:
     """The sweep's best learning rate at the base batch size; without a sweep, its grid's centre."""
     sweep = folder / f"{task.name}_sweep.json"
@@ -227,28 +203,6 @@ def best_rate(task: Task, folder: Path) -> float:
         return task.learning_rate
     result = SweepResult.from_json(sweep.read_text())
     return result.best(result.goals[-1])[0].learning_rate
-
-
-def checked(task: Task, rate: float, whole_run: int | None, seed: int = 0) -> dict:
-    """What the check says of a learning rate for a run of some length, and the best one."""
-    keras.utils.set_random_seed(seed)
-    model = task.build_model()
-    model.optimizer.learning_rate = rate
-    source = ExampleSource(task.examples(), task.base_batch_size)
-    model(next(iter(source.batches(task.base_batch_size, seed=seed)))[0])
-    plan = plan_check(task.base_batch_size, task.num_examples, whole_run=whole_run)
-    with preserved(model), scaled_learning_rate(model) as scale:
-        found = check_learning_rate(
-            model, source, plan, scale, seed=seed, advance=lambda examples: None
-        )
-    return {
-        "verdict": found.verdict,
-        "best": found.best_learning_rate,
-        "interval": found.best_learning_rate_interval,
-        "bias": found.bias.log2_bias,
-        "runs": {factor: found.loss_at(factor) for factor in found.factors},
-        "examples": found.examples_used,
-    }
 
 
 def growth(args: argparse.Namespace) -> None:
@@ -444,7 +398,7 @@ def calibration_of(task: Task) -> Calibration:
     return SGD if task.family == "sgd" else MOMENTUM
 
 
-PARTS = {"predict": predict, "long": long_runs, "check": check, "growth": growth}
+PARTS = {"predict": predict, "long": long_runs, "growth": growth}
 
 if __name__ == "__main__":
     main()

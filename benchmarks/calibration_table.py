@@ -29,7 +29,9 @@ SHARES_OF_MEAN = tuple(tenths / 10 for tenths in range(11))
 # What one could say without measuring: a constant for every one of these kinds.
 WITHOUT_MEASURING = {
     "a constant for the optimizer": lambda task: task.family,
-    "and another for autoencoders": lambda task: task.family + " autoencoder" * task.compares_pixels,
+    "and another for autoencoders": lambda task: (
+        task.family + " autoencoder" * task.compares_pixels
+    ),
 }
 COLOURS = {"sgd": "#0072b2", "momentum": "#d55e00", "adam": "#009e73", "rmsprop": "#cc79a7"}
 

@@ -12,12 +12,14 @@ import pytest
 import tensorflow as tf
 
 from gns_keras.core.goals import Goal
+from gns_keras.core.learning_rate_check import LearningRateCheck
 from gns_keras.core.run_record import RunRecord
 from gns_keras.core.sweep_result import SweepRecord
 from gns_keras.core.tradeoff_result import Tradeoff
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import calibration_check as check
 import calibration_predictors as predictors
 import calibration_run
 import calibration_shares as shares
@@ -249,3 +251,37 @@ def test_growth_is_that_of_the_other_tasks() -> None:
     points, growth = shares.grown(seen)
     assert growth == pytest.approx(4.0)
     assert [point.noise_scale for point in points] == pytest.approx([80.0, 40.0, 20.0])
+
+
+def test_the_tuned_rate_is_the_vertex_of_the_steps() -> None:
+    task = calibration_tasks.TASKS["mnist_mlp_sgd"]
+
+    def swept(*rates: float) -> SweepRecord:
+        records = []
+        for rate in rates:
+            steps = 1000 * math.exp(0.3 * math.log2(rate / 0.13) ** 2)
+            one = {"batch_size": task.base_batch_size, "learning_rate": rate, "steps_to": (steps,)}
+            records.append(dataclasses.replace(sweep_of(1024.0).records[0], **one))
+        return dataclasses.replace(sweep_of(1024.0), records=tuple(records))
+
+    assert check.tuned_rate(task, swept(0.05, 0.1, 0.2)) == pytest.approx(0.13)
+    assert check.tuned_rate(task, swept(0.2, 0.4)) == 0.2
+
+
+def test_the_fall_of_the_best_rate_is_found() -> None:
+    found = []
+    constants = {"sgd": 0.5, "momentum": 1.0, "adaptive": 1.5}
+    for kind, name in zip(constants, ("sgd", "momentum", "adam"), strict=True):
+        task = calibration_tasks.TASKS[f"mnist_mlp_{name}"]
+        for octaves in (0.0, 2.0, 4.0):
+            rate = 0.1 * 2 ** -(constants[kind] + 0.25 * octaves)
+            one = LearningRateCheck(
+                learning_rate=0.1, batch_size=16, steps=256, factors=(0.25, 1.0, 4.0),
+                losses=((0.6,) * 8, (0.5,) * 8, (0.6,) * 8),
+            )  # fmt: skip
+            examples = 30_000 * 2**octaves
+            found.append(check.Tuned(task=task, rate=rate, examples=examples, checks={1.0: one}))
+    steps, fitted, spread = check.fit(found)
+    assert steps == 256
+    assert fitted == constants | {"fall": 0.25}
+    assert spread == pytest.approx(0.0, abs=1e-9)

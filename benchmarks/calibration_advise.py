@@ -114,7 +114,7 @@ def predict(args: argparse.Namespace) -> None:
     """Predicted against measured."""
     store, points, inside, asked_for = Store(args.folder / "advise.json"), [], [], 0
     for task, fit, goal, budget, run in questions(args):
-        rate = best_rate(task, args.folder)
+        rate = best_rate(swept_of(task.name, args.folder))
         for seed in range(args.seeds):
             call = functools.partial(asked, task, rate, goal, seed, budget)
             found = store.get(f"{task.name}/{goal}/{budget}/{seed}", call)
@@ -172,7 +172,8 @@ def long_runs(args: argparse.Namespace) -> None:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not (name.endswith("_long") and sweep.exists()):
             continue
-        result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
+        result = SweepResult.from_json(sweep.read_text())
+        rate = best_rate(result)
         fits = {goal: truth(result, goal) for goal in task.goals[1:]}
         known = [goal for goal, fit in fits.items() if fit.critical_batch_size > 0]
         budget = int(SHARE * examples_to(result, task, known[-1]))
@@ -196,12 +197,8 @@ def long_runs(args: argparse.Namespace) -> None:
         print("one task left out:", leave_one_task_out(points))
 
 
-def best_rate(task: Task, folder: Path) -> float:
-    """The sweep's best learning rate at the base batch size; without a sweep, its grid's centre."""
-    sweep = folder / f"{task.name}_sweep.json"
-    if not sweep.exists():
-        return task.learning_rate
-    result = SweepResult.from_json(sweep.read_text())
+def best_rate(result: SweepResult) -> float:
+    """The sweep's best learning rate at the base batch size, for the last goal."""
     return result.best(result.goals[-1])[0].learning_rate
 
 
@@ -213,7 +210,8 @@ def growth(args: argparse.Namespace) -> None:
         task, sweep = TASKS[name], args.folder / f"{name}_sweep.json"
         if not (name.endswith("_fresh") and sweep.exists()):
             continue
-        result, rate = SweepResult.from_json(sweep.read_text()), best_rate(task, args.folder)
+        result = SweepResult.from_json(sweep.read_text())
+        rate = best_rate(result)
         for goal in (task.goals[1], task.goals[-1]):
             run, fit = examples_to(result, task, goal), truth(result, goal)
             if not fit.resolved:
